@@ -1,1 +1,58 @@
-//! Placeholder.
+//! The rules of the house: services by name, workers that offer themselves, requests that wait or
+//! are leased, and what happens when either side leaves.
+//!
+//! ```text
+//!   Event ──▶ Engine::step(now, event, out) ──▶ Effect
+//!                 │
+//!                 ├─ one matching::Broker per service: requests ask, offers ask back
+//!                 ├─ leases: who holds which request
+//!                 └─ one timer wheel: give-up times, execution limits, idle services
+//! ```
+//!
+//! Invariants:
+//! * An offer holds at most one request; a request is waiting, leased, or gone.
+//! * A request ends exactly once: answered, refused with a [`Reason`], or withdrawn.
+//! * Nothing waits while an offer of its service is free.
+//! * A request whose holder is lost goes back to the head of its line, at its original place.
+//!
+//! What is absent: sockets, clocks, protocol words, storage. Bodies and return envelopes are bytes
+//! the engine carries and never reads.
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+#[macro_use]
+mod planted;
+
+mod event;
+
+mod effect;
+
+mod config;
+
+mod engine;
+
+mod stats;
+
+mod wheel;
+
+mod blob;
+
+mod ids;
+
+#[cfg(test)]
+mod tests;
+
+pub use blob::Blob;
+pub use config::{Config, ServiceConfig};
+pub use effect::{Effect, Expulsion, Out, Reason};
+#[cfg(feature = "planted")]
+pub use engine::Planted;
+pub use engine::{Engine, ServiceView, WorkerView};
+pub use event::{Event, Request, WhenFull};
+pub use ids::{ConnId, RequestId};
+pub use matching::{Span, Time};
+pub use stats::{BUCKETS, Histogram, REASONS, Stats};
+pub use wheel::Wheel;

@@ -1,1 +1,49 @@
-//! Placeholder.
+//! Match-making between two sides that wait for each other.
+//!
+//! One side *asks*, the other side asks back (`ask_r`: a worker that offers itself, a connection
+//! that became free). Each side waits in a [`Queue`] kept by a [`Discipline`]; the [`Broker`]
+//! seats them. It is the idea of Erlang's `sbroker` as plain state machines.
+//!
+//! ```text
+//!   ask ──▶ ┌───────────┐        ┌───────────┐ ◀── ask_r
+//!           │ Queue<A>  │ match  │ Queue<R>  │
+//!   drop ◀─ │ discipline│◀──────▶│ discipline│ ─▶ drop
+//!           └───────────┘        └───────────┘
+//! ```
+//!
+//! Every call takes the time as an argument and says when it next wants to be called. Dropped
+//! waiters are pushed into a buffer the caller brings, each with a [`Reason`].
+//!
+//! What is absent: clocks, threads, sockets, services, bytes. A `Broker` matches values it never
+//! looks at.
+//!
+//! ```
+//! use matching::{Broker, Drops, Outcome, QueueConfig, Span, Time};
+//!
+//! let requests = QueueConfig::timeout(Span::from_millis(500));
+//! let workers = QueueConfig::default();
+//! let mut broker: Broker<&str, u32> = Broker::new(requests, workers, Time::ZERO);
+//! let mut drops = Drops::default();
+//!
+//! let now = Time::from_millis(10);
+//! assert!(matches!(broker.ask(now, now, "resize", &mut drops), Outcome::Waiting(_)));
+//! let now = Time::from_millis(15);
+//! let Outcome::Matched(seated) = broker.ask_r(now, now, 7, &mut drops) else { unreachable!() };
+//! assert_eq!((seated.ask.value, seated.ask_r.value), ("resize", 7));
+//! assert_eq!(seated.ask.sojourn(now), Span::from_millis(5));
+//! ```
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod time;
+
+mod queue;
+
+mod broker;
+
+pub use broker::{Broker, Drops, Match, Outcome, Party, Side};
+pub use queue::{Discipline, DropFrom, Dropped, Entry, Key, Order, Queue, QueueConfig, Reason};
+pub use time::{Span, Time};

@@ -1,0 +1,234 @@
+//! Two lines that wait for each other.
+//!
+//! At most one of the two is non-empty: an ask that finds an `ask_r` waiting takes it, otherwise it
+//! waits itself. That is an invariant of the type, asserted after each call.
+
+use alloc::vec::Vec;
+
+use crate::queue::{Dropped, Entry, Key, Queue, QueueConfig};
+use crate::time::{Span, Time};
+
+/// One of the two sides of a [`Broker`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Side {
+    /// Those who ask (requests).
+    Ask,
+    /// Those who ask back (offers).
+    AskR,
+}
+
+/// One half of a match.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Party<T> {
+    /// What asked.
+    pub value: T,
+    /// When it was sent.
+    pub send: Time,
+}
+
+impl<T> Party<T> {
+    /// How long it was in the house: `now - send`.
+    #[must_use]
+    pub fn sojourn(&self, now: Time) -> Span {
+        now - self.send
+    }
+}
+
+/// An ask and an `ask_r` that met.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Match<A, R> {
+    /// The asking half.
+    pub ask: Party<A>,
+    /// The half that asked back.
+    pub ask_r: Party<R>,
+}
+
+impl<A, R> Match<A, R> {
+    /// How long the ask waited for its counterparty (negative: the counterparty was waiting).
+    /// For the other half it is the same span with the sign turned.
+    #[must_use]
+    pub fn relative(&self) -> Span {
+        self.ask_r.send - self.ask.send
+    }
+}
+
+/// What became of an ask.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome<A, R> {
+    /// It met a counterparty at once.
+    Matched(Match<A, R>),
+    /// It waits under this key.
+    Waiting(Key),
+    /// It was refused or dropped; it is in [`Drops`] with its reason.
+    Dropped,
+}
+
+/// Where a [`Broker`] leaves whom it dropped. The caller brings it, empties it and reuses it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Drops<A, R> {
+    /// Dropped asks, in the order they were dropped.
+    pub asks: Vec<Dropped<A>>,
+    /// Dropped `ask_r`s, in the order they were dropped.
+    pub ask_rs: Vec<Dropped<R>>,
+}
+
+impl<A, R> Default for Drops<A, R> {
+    fn default() -> Drops<A, R> {
+        Drops { asks: Vec::new(), ask_rs: Vec::new() }
+    }
+}
+
+impl<A, R> Drops<A, R> {
+    /// Whether nobody was dropped.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.asks.is_empty() && self.ask_rs.is_empty()
+    }
+}
+
+/// Two lines and the rule that seats them.
+#[derive(Debug)]
+pub struct Broker<A, R> {
+    asks: Queue<A>,
+    ask_rs: Queue<R>,
+    /// The side that may wait. The other line is empty.
+    waiting: Side,
+}
+
+impl<A, R> Broker<A, R> {
+    /// A broker with nobody waiting.
+    #[must_use]
+    pub fn new(asks: QueueConfig, ask_rs: QueueConfig, now: Time) -> Broker<A, R> {
+        Broker {
+            asks: Queue::new(asks, now),
+            ask_rs: Queue::new(ask_rs, now),
+            waiting: Side::Ask,
+        }
+    }
+
+    /// The line of asks.
+    #[must_use]
+    pub fn asks(&self) -> &Queue<A> {
+        &self.asks
+    }
+
+    /// The line of `ask_r`s.
+    #[must_use]
+    pub fn ask_rs(&self) -> &Queue<R> {
+        &self.ask_rs
+    }
+
+    /// Meets the next waiting `ask_r`, or waits. `send` is when the ask reached the house: the
+    /// sojourn counts from there.
+    pub fn ask(
+        &mut self,
+        now: Time,
+        send: Time,
+        value: A,
+        drops: &mut Drops<A, R>,
+    ) -> Outcome<A, R> {
+        if let Some(entry) = self.next_ask_r(now, drops) {
+            return Outcome::Matched(seat(Party { value, send }, party(entry)));
+        }
+        let waits = self.asks.push(now, send, value, &mut drops.asks);
+        self.check();
+        waits.map_or(Outcome::Dropped, Outcome::Waiting)
+    }
+
+    /// Meets the next waiting ask, or waits.
+    pub fn ask_r(
+        &mut self,
+        now: Time,
+        send: Time,
+        value: R,
+        drops: &mut Drops<A, R>,
+    ) -> Outcome<A, R> {
+        if self.waiting == Side::Ask {
+            if let Some(entry) = self.asks.pop(now, &mut drops.asks) {
+                return Outcome::Matched(seat(party(entry), Party { value, send }));
+            }
+            self.waiting = Side::AskR;
+        }
+        let waits = self.ask_rs.push(now, send, value, &mut drops.ask_rs);
+        self.check();
+        waits.map_or(Outcome::Dropped, Outcome::Waiting)
+    }
+
+    /// Puts an ask whose counterparty was lost back at the head of its line, or seats it at once
+    /// with a waiting `ask_r`. Its original send time keeps its place and its sojourn.
+    pub fn ask_again(
+        &mut self,
+        now: Time,
+        send: Time,
+        value: A,
+        drops: &mut Drops<A, R>,
+    ) -> Outcome<A, R> {
+        if let Some(entry) = self.next_ask_r(now, drops) {
+            return Outcome::Matched(seat(Party { value, send }, party(entry)));
+        }
+        let key = self.asks.put_back(send, value);
+        self.check();
+        Outcome::Waiting(key)
+    }
+
+    /// Removes a waiting ask. `None` if it left before.
+    pub fn cancel(&mut self, now: Time, key: Key, drops: &mut Drops<A, R>) -> Option<A> {
+        self.asks.cancel(now, key, &mut drops.asks)
+    }
+
+    /// Removes a waiting `ask_r`. `None` if it left before.
+    pub fn cancel_r(&mut self, now: Time, key: Key, drops: &mut Drops<A, R>) -> Option<R> {
+        self.ask_rs.cancel(now, key, &mut drops.ask_rs)
+    }
+
+    /// Drops whoever is due on either side.
+    pub fn tick(&mut self, now: Time, drops: &mut Drops<A, R>) {
+        self.asks.tick(now, &mut drops.asks);
+        self.ask_rs.tick(now, &mut drops.ask_rs);
+    }
+
+    /// When [`tick`](Broker::tick) next has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        match (self.asks.deadline(), self.ask_rs.deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (due, None) | (None, due) => due,
+        }
+    }
+
+    /// Changes both lines. Waiters keep their places, except those over a new `max`.
+    pub fn reconfigure(
+        &mut self,
+        now: Time,
+        asks: QueueConfig,
+        ask_rs: QueueConfig,
+        drops: &mut Drops<A, R>,
+    ) {
+        self.asks.reconfigure(now, asks, &mut drops.asks);
+        self.ask_rs.reconfigure(now, ask_rs, &mut drops.ask_rs);
+    }
+
+    /// The next `ask_r` to seat. Turns to the asking side when there is none.
+    fn next_ask_r(&mut self, now: Time, drops: &mut Drops<A, R>) -> Option<Entry<R>> {
+        if self.waiting == Side::Ask {
+            return None;
+        }
+        let entry = self.ask_rs.pop(now, &mut drops.ask_rs);
+        if entry.is_none() {
+            self.waiting = Side::Ask;
+        }
+        entry
+    }
+
+    fn check(&self) {
+        assert!(self.asks.is_empty() || self.ask_rs.is_empty(), "both sides of a match line wait");
+    }
+}
+
+fn party<T>(entry: Entry<T>) -> Party<T> {
+    Party { value: entry.value, send: entry.send }
+}
+
+fn seat<A, R>(ask: Party<A>, ask_r: Party<R>) -> Match<A, R> {
+    Match { ask, ask_r }
+}
