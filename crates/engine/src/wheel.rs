@@ -64,7 +64,8 @@ impl<T> Wheel<T> {
             let shift = 6 * level as u32;
             let at = self.tick >> shift;
             // The first occupied slot after the current one, counting around the ring.
-            let ahead = bits.rotate_right(((at % SLOTS) as u32 + 1) & 63).trailing_zeros() as u64 + 1;
+            let ahead =
+                bits.rotate_right(((at % SLOTS) as u32 + 1) & 63).trailing_zeros() as u64 + 1;
             let tick = (at + ahead) << shift;
             best = Some(best.map_or(tick, |b: u64| b.min(tick)));
         }

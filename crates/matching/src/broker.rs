@@ -99,11 +99,7 @@ impl<A, R> Broker<A, R> {
     /// A broker with nobody waiting.
     #[must_use]
     pub fn new(asks: QueueConfig, ask_rs: QueueConfig, now: Time) -> Broker<A, R> {
-        Broker {
-            asks: Queue::new(asks, now),
-            ask_rs: Queue::new(ask_rs, now),
-            waiting: Side::Ask,
-        }
+        Broker { asks: Queue::new(asks, now), ask_rs: Queue::new(ask_rs, now), waiting: Side::Ask }
     }
 
     /// The line of asks.

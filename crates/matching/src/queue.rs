@@ -345,11 +345,7 @@ impl<T> Queue<T> {
             if expiry > now {
                 return Some(entry);
             }
-            drops.push(Dropped {
-                value: entry.value,
-                send: entry.send,
-                reason: Reason::Expired,
-            });
+            drops.push(Dropped { value: entry.value, send: entry.send, reason: Reason::Expired });
         }
     }
 
@@ -372,11 +368,7 @@ impl<T> Queue<T> {
         }
         self.wake = self.oldest().map_or(expiry, |send| self.expiry(send));
         if self.config.min == 0 {
-            drops.push(Dropped {
-                value: entry.value,
-                send: entry.send,
-                reason: Reason::Expired,
-            });
+            drops.push(Dropped { value: entry.value, send: entry.send, reason: Reason::Expired });
             return None;
         }
         Some(entry)

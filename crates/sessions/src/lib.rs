@@ -1,1 +1,46 @@
-//! Placeholder.
+//! Sessions: what peers say in their protocols, in the engine's words, and back.
+//!
+//! ```text
+//!  bytes ─▶ zmtp ─▶ mdp::read ─Event─▶ engine ─Effect─▶ mdp::put_* ─▶ Outbox ─▶ bytes
+//!           └──────────────────────── Shard ───────────────────────┘
+//! ```
+//!
+//! A [`Shard`] is everything of the broker that does no I/O: connections, their sessions, the
+//! engine and one timer wheel. The shell brings bytes and the time and carries bytes away; the
+//! simulator does the same with a network it made up. Heartbeats, protocol versions and misuse end
+//! here: the engine hears `Offer`, `Withdraw`, `Gone`.
+//!
+//! A body is a run of ZMTP frames as they stood on the wire, so a request is forwarded without
+//! being taken apart.
+//!
+//! What is absent: sockets, clocks, threads, logs. What is worth a log line is left in
+//! [`Shard::notes`] for the shell.
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod shard;
+
+mod floor;
+
+mod wire;
+
+mod mdp;
+
+mod outbox;
+
+mod strikes;
+
+mod config;
+
+pub use config::{Dialect, Limits, ShardConfig};
+pub use floor::{CloseReason, Cross, Note, Outcome};
+pub use mdp::{FAILED, REFUSED, is_reserved};
+pub use outbox::Outbox;
+pub use shard::{Call, ConnView, Counters, Shard, Want, home_of};
+pub use wire::Bytes;
+
+/// Bodies from this size on are shared by reference count instead of being copied.
+pub const LARGE_BODY: usize = 16 * 1024;

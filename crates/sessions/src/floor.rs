@@ -1,0 +1,663 @@
+//! The connections of one shard, and what the engine's effects do to them.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use bytes::Bytes;
+use engine::{Blob, ConnId, Effect, Event, Expulsion, Out, Reason, RequestId, Span, Time, Wheel};
+use zmtp::{put_frame, raw_frames, set_more_on_last};
+
+use crate::config::ShardConfig;
+use crate::mdp::{self, BrokerWord, Mmi, REFUSED, Tag, Version};
+use crate::shard::Counters;
+use crate::strikes::Strikes;
+use crate::wire::{Partial, Role, Wire};
+
+/// Buffers kept for connections that write again.
+const SPARE_BUFFERS: usize = 256;
+/// A buffer that grew larger goes back to the allocator.
+const SPARE_CAPACITY: usize = 64 * 1024;
+
+/// Why a connection was closed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CloseReason {
+    /// The peer closed it, or the network did.
+    Ended,
+    /// The peer broke ZMTP or a limit of it; the label is stable, the text is for people.
+    Zmtp(&'static str, String),
+    /// The handshake took too long.
+    Handshake,
+    /// It did not answer PING.
+    Dead,
+    /// The peer's own PING asked to be given up after such silence.
+    PeerTtl,
+    /// It said nothing, served nothing and waited for nothing.
+    Idle,
+    /// It did not read what was written to it.
+    SlowReader,
+    /// Too many messages made no sense.
+    Garbage,
+    /// The broker is shutting down.
+    Shutdown,
+}
+
+impl CloseReason {
+    /// The label used in metrics and logs.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            CloseReason::Ended => "ended",
+            CloseReason::Zmtp(kind, _) => kind,
+            CloseReason::Handshake => "handshake_timeout",
+            CloseReason::Dead => "dead",
+            CloseReason::PeerTtl => "peer_ttl",
+            CloseReason::Idle => "idle",
+            CloseReason::SlowReader => "slow_reader",
+            CloseReason::Garbage => "garbage",
+            CloseReason::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What became of a local call.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// Answered: the frames of the body as they stand on a ZMTP wire.
+    Reply(Vec<u8>),
+    /// Refused.
+    Refused(Reason),
+}
+
+/// Something worth a log line.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Note {
+    /// A worker offered itself.
+    WorkerJoined(ConnId, Option<SocketAddr>, Bytes, u32),
+    /// A worker said goodbye.
+    WorkerLeft(ConnId),
+    /// An idle worker was silent too long.
+    WorkerExpired(ConnId),
+    /// A worker was put out, and for what.
+    WorkerDismissed(ConnId, &'static str),
+    /// A connection was closed.
+    Closed(ConnId, Option<SocketAddr>, CloseReason),
+    /// A message made no sense.
+    Garbage(ConnId, &'static str),
+    /// The last request ended after a drain began.
+    Drained,
+}
+
+/// What crosses from one shard to another.
+#[derive(Clone, Debug)]
+pub enum Cross {
+    /// For the engine of the shard where a service lives.
+    Event(Event<'static>),
+    /// For a connection of the shard that owns it.
+    Deliver(ConnId, RequestId, Bytes, u32),
+    /// For a client: request, tag, envelope, service, body, whether last.
+    Reply(ConnId, RequestId, u64, Bytes, Bytes, Bytes, bool),
+    /// For a client: request, tag, envelope, service, reason, whether to answer in band.
+    Refuse(ConnId, Option<RequestId>, u64, Bytes, Bytes, Reason, bool),
+    /// For a client: forget partial replies.
+    Restart(ConnId, RequestId),
+    /// For a client: tag, envelope, workers.
+    Count(ConnId, u64, Bytes, u32),
+    /// For a worker.
+    Expel(ConnId, Expulsion),
+    /// For any connection: stop reading it.
+    Pause(ConnId),
+    /// For any connection: read on.
+    Resume(ConnId),
+}
+
+impl Cross {
+    fn from_effect(effect: Effect<'_>) -> Option<Cross> {
+        Some(match effect {
+            Effect::Deliver { to, request, payload, body_at, .. } => {
+                Cross::Deliver(to, request, payload.clone(), body_at)
+            }
+            Effect::Reply { to, request, tag, envelope, service, body, last } => Cross::Reply(
+                to,
+                request,
+                tag,
+                Bytes::copy_from_slice(envelope),
+                Bytes::copy_from_slice(service),
+                body.into_bytes(),
+                last,
+            ),
+            Effect::Refuse { to, request, tag, envelope, service, reason, answer } => {
+                Cross::Refuse(
+                    to,
+                    request,
+                    tag,
+                    Bytes::copy_from_slice(envelope),
+                    Bytes::copy_from_slice(service),
+                    reason,
+                    answer,
+                )
+            }
+            Effect::Restart { to, request } => Cross::Restart(to, request),
+            Effect::Count { to, tag, envelope, workers } => {
+                Cross::Count(to, tag, Bytes::copy_from_slice(envelope), workers)
+            }
+            Effect::Expel { to, why } => Cross::Expel(to, why),
+            Effect::Pause { to } => Cross::Pause(to),
+            Effect::Resume { to } => Cross::Resume(to),
+            Effect::Drained => return None,
+        })
+    }
+
+    /// Hands the effect that crossed to `f`. An event is not an effect.
+    pub(crate) fn with_effect(&self, f: impl FnOnce(Effect<'_>)) {
+        match self {
+            Cross::Event(_) => {}
+            Cross::Deliver(to, request, payload, body_at) => f(Effect::Deliver {
+                to: *to,
+                request: *request,
+                payload,
+                body_at: *body_at,
+                delivery: 1,
+            }),
+            Cross::Reply(to, request, tag, envelope, service, body, last) => f(Effect::Reply {
+                to: *to,
+                request: *request,
+                tag: *tag,
+                envelope,
+                service,
+                body: Blob::Shared(body.clone()),
+                last: *last,
+            }),
+            Cross::Refuse(to, request, tag, envelope, service, reason, answer) => {
+                f(Effect::Refuse {
+                    to: *to,
+                    request: *request,
+                    tag: *tag,
+                    envelope,
+                    service,
+                    reason: *reason,
+                    answer: *answer,
+                });
+            }
+            Cross::Restart(to, request) => f(Effect::Restart { to: *to, request: *request }),
+            Cross::Count(to, tag, envelope, workers) => {
+                f(Effect::Count { to: *to, tag: *tag, envelope, workers: *workers });
+            }
+            Cross::Expel(to, why) => f(Effect::Expel { to: *to, why: *why }),
+            Cross::Pause(to) => f(Effect::Pause { to: *to }),
+            Cross::Resume(to) => f(Effect::Resume { to: *to }),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    conn: Conn,
+}
+
+#[derive(Debug)]
+enum Conn {
+    Free,
+    Wire(Box<Wire>),
+    Local(Local),
+}
+
+/// A call from inside the process, such as an HTTP request.
+#[derive(Debug, Default)]
+pub(crate) struct Local {
+    joined: Vec<u8>,
+    pub(crate) known_to: u64,
+}
+
+/// All connections of one shard.
+#[derive(Debug)]
+pub(crate) struct Floor {
+    me: u8,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    pub(crate) config: ShardConfig,
+    pub(crate) wheel: Wheel<ConnId>,
+    pub(crate) now: Time,
+    pub(crate) counters: Counters,
+    pub(crate) strikes: Strikes,
+    spare: Vec<Vec<u8>>,
+    pub(crate) touched: Vec<ConnId>,
+    pub(crate) dying: Vec<(ConnId, CloseReason)>,
+    pub(crate) resumed: Vec<ConnId>,
+    pub(crate) outcomes: Vec<(ConnId, Outcome)>,
+    pub(crate) cross: Vec<(u8, Cross)>,
+    pub(crate) notes: Vec<Note>,
+    /// Connections of other shards that an event was just refused room for.
+    pub(crate) paused_afar: Vec<ConnId>,
+    /// Connections of other shards there is room for.
+    pub(crate) resumed_afar: Vec<ConnId>,
+}
+
+impl Floor {
+    pub(crate) fn new(config: ShardConfig, me: u8, now: Time) -> Floor {
+        Floor {
+            me,
+            slots: Vec::new(),
+            free: Vec::new(),
+            config,
+            wheel: Wheel::new(now),
+            now,
+            counters: Counters::default(),
+            strikes: Strikes::default(),
+            spare: Vec::new(),
+            touched: Vec::new(),
+            dying: Vec::new(),
+            resumed: Vec::new(),
+            outcomes: Vec::new(),
+            cross: Vec::new(),
+            notes: Vec::new(),
+            paused_afar: Vec::new(),
+            resumed_afar: Vec::new(),
+        }
+    }
+
+    pub(crate) fn insert_wire(&mut self, wire: Wire) -> ConnId {
+        self.counters.connections += 1;
+        self.counters.accepted += 1;
+        self.insert(Conn::Wire(Box::new(wire)))
+    }
+
+    pub(crate) fn insert_local(&mut self) -> ConnId {
+        self.insert(Conn::Local(Local::default()))
+    }
+
+    fn insert(&mut self, conn: Conn) -> ConnId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, conn: Conn::Free });
+            (self.slots.len() - 1) as u32
+        });
+        let place = &mut self.slots[slot as usize];
+        place.conn = conn;
+        ConnId::new(self.me, slot, place.generation)
+    }
+
+    pub(crate) fn remove(&mut self, id: ConnId) {
+        let Some(slot) = self.slots.get_mut(id.slot() as usize) else { return };
+        if slot.generation != id.generation() || matches!(slot.conn, Conn::Free) {
+            return;
+        }
+        if let Conn::Wire(_) = slot.conn {
+            self.counters.connections -= 1;
+        }
+        slot.conn = Conn::Free;
+        slot.generation = (slot.generation + 1) % ConnId::GENERATIONS;
+        self.free.push(id.slot());
+    }
+
+    pub(crate) fn wire(&mut self, id: ConnId) -> Option<&mut Wire> {
+        let slot = self.slots.get_mut(id.slot() as usize)?;
+        match &mut slot.conn {
+            Conn::Wire(wire) if slot.generation == id.generation() && id.shard() == self.me => {
+                Some(wire)
+            }
+            Conn::Wire(_) | Conn::Local(_) | Conn::Free => None,
+        }
+    }
+
+    pub(crate) fn local(&mut self, id: ConnId) -> Option<&mut Local> {
+        let slot = self.slots.get_mut(id.slot() as usize)?;
+        match &mut slot.conn {
+            Conn::Local(local) if slot.generation == id.generation() => Some(local),
+            Conn::Wire(_) | Conn::Local(_) | Conn::Free => None,
+        }
+    }
+
+    pub(crate) fn wires(&self) -> impl Iterator<Item = (ConnId, &Wire)> {
+        self.slots.iter().enumerate().filter_map(|(i, slot)| match &slot.conn {
+            Conn::Wire(wire) => Some((ConnId::new(self.me, i as u32, slot.generation), &**wire)),
+            Conn::Local(_) | Conn::Free => None,
+        })
+    }
+
+    /// The shards that know a connection.
+    pub(crate) fn known_to(&mut self, id: ConnId) -> &mut u64 {
+        let slot = &mut self.slots[id.slot() as usize];
+        match &mut slot.conn {
+            Conn::Wire(wire) => &mut wire.known_to,
+            Conn::Local(local) => &mut local.known_to,
+            Conn::Free => unreachable!("asked for a connection in hand"),
+        }
+    }
+
+    /// Makes the wheel call for `id` at `due` at the latest.
+    pub(crate) fn arm(&mut self, id: ConnId, due: Time) {
+        let Some(wire) = self.wire(id) else { return };
+        if due < wire.armed {
+            wire.armed = due;
+            self.wheel.insert(due, id);
+        }
+    }
+
+    /// Lends a buffer before something is written, and notes that there is something to flush.
+    pub(crate) fn touch(&mut self, id: ConnId) -> Option<&mut Wire> {
+        let slot = self.slots.get_mut(id.slot() as usize)?;
+        let Conn::Wire(wire) = &mut slot.conn else { return None };
+        if slot.generation != id.generation() || wire.closing {
+            return None;
+        }
+        if !wire.touched {
+            wire.touched = true;
+            self.touched.push(id);
+            if wire.outbox.is_empty()
+                && let Some(buffer) = self.spare.pop()
+            {
+                wire.outbox.lend(buffer);
+            }
+        }
+        Some(wire)
+    }
+
+    /// After a flush: a drained connection gives its buffer back.
+    pub(crate) fn flushed(&mut self, id: ConnId, n: usize) {
+        let quarter = self.config.limits.out_bytes / 4;
+        let Some(wire) = self.wire(id) else { return };
+        wire.outbox.advance(n);
+        let buffer = wire.outbox.take_buffer();
+        if wire.slow && wire.outbox.len() <= quarter {
+            wire.slow = false;
+            self.resumed.push(id);
+        }
+        if let Some(buffer) = buffer
+            && self.spare.len() < SPARE_BUFFERS
+            && buffer.capacity() <= SPARE_CAPACITY
+        {
+            self.spare.push(buffer);
+        }
+    }
+
+    pub(crate) fn die(&mut self, id: ConnId, reason: CloseReason) {
+        self.dying.push((id, reason));
+    }
+
+    /// Tells a worker to go, later if its address was told so often lately.
+    pub(crate) fn dismiss(&mut self, now: Time, id: ConnId, why: &'static str) {
+        let Some(wire) = self.wire(id) else { return };
+        let remote = wire.remote;
+        let delay = remote.map_or(Span::ZERO, |remote| self.strikes.add(now, remote.ip()));
+        self.counters.dismissals += 1;
+        self.notes.push(Note::WorkerDismissed(id, why));
+        if delay == Span::ZERO {
+            self.say_disconnect(id);
+        } else if let Some(wire) = self.wire(id) {
+            wire.role = Role::Dismissed(Some(now + delay));
+            self.arm(id, now + delay);
+        }
+    }
+
+    pub(crate) fn say_disconnect(&mut self, id: ConnId) {
+        if let Some(wire) = self.touch(id) {
+            wire.role = Role::Dismissed(None);
+            let (version, delimiter) = (wire.version, wire.delimiter);
+            mdp::put_word(wire.outbox.small(), version, delimiter, BrokerWord::Disconnect);
+        }
+    }
+
+    /// Counts a message that made no sense; too many end the connection.
+    pub(crate) fn garbage(&mut self, id: ConnId, why: &'static str) {
+        let limit = self.config.limits.garbage;
+        self.counters.garbage += 1;
+        let Some(wire) = self.wire(id) else { return };
+        wire.garbage += 1;
+        if wire.garbage == 1 {
+            self.notes.push(Note::Garbage(id, why));
+        } else if wire.garbage > limit {
+            self.die(id, CloseReason::Garbage);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one effect, taken apart once")]
+    fn on_reply(
+        &mut self,
+        to: ConnId,
+        request: RequestId,
+        tag: u64,
+        envelope: &[u8],
+        service: &[u8],
+        body: &Blob<'_>,
+        last: bool,
+    ) {
+        let limit = self.config.zmtp.message_bytes_max;
+        if let Some(local) = self.local(to) {
+            join(&mut local.joined, body.as_slice());
+            if last {
+                let joined = core::mem::take(&mut local.joined);
+                self.outcomes.push((to, Outcome::Reply(joined)));
+            }
+            return;
+        }
+        let tag = Tag::unpack(tag);
+        let Some(wire) = self.touch(to) else { return };
+        if last {
+            wire.in_flight = wire.in_flight.saturating_sub(1);
+        }
+        let whole = tag.version == Version::V01;
+        if whole && (!last || !wire.partials.is_empty()) {
+            let Some(mut joined) = wire.join_partial(request, body.as_slice(), last, limit) else {
+                return;
+            };
+            mdp::put_reply_head(wire.outbox.small(), envelope, tag, service, true);
+            wire.outbox.small().append(&mut joined);
+        } else {
+            mdp::put_reply_head(wire.outbox.small(), envelope, tag, service, last);
+            if body.as_slice().is_empty() {
+                put_frame(wire.outbox.small(), false, b"");
+            }
+            wire.outbox.push_blob(body);
+        }
+        self.check_outbox(to);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one effect, taken apart once")]
+    fn on_refuse(
+        &mut self,
+        to: ConnId,
+        request: Option<RequestId>,
+        tag: u64,
+        envelope: &[u8],
+        service: &[u8],
+        reason: Reason,
+        answer: bool,
+    ) {
+        if self.local(to).is_some() {
+            self.outcomes.push((to, Outcome::Refused(reason)));
+            return;
+        }
+        let Some(wire) = self.wire(to) else { return };
+        wire.in_flight = wire.in_flight.saturating_sub(1);
+        if let Some(request) = request {
+            wire.partials.retain(|(id, _)| *id != request);
+        }
+        if answer && let Some(wire) = self.touch(to) {
+            let small = wire.outbox.small();
+            mdp::put_reply_head(small, envelope, Tag::unpack(tag), service, true);
+            put_frame(small, true, REFUSED);
+            put_frame(small, false, reason.as_str().as_bytes());
+            self.check_outbox(to);
+        }
+    }
+
+    fn on_count(&mut self, to: ConnId, tag: u64, envelope: &[u8], workers: u32) {
+        let tag = Tag::unpack(tag);
+        let Some(mmi) = tag.mmi else { return };
+        let mut digits = [0u8; 10];
+        let answer: &[u8] = match mmi {
+            Mmi::Service if workers > 0 => b"200",
+            Mmi::Service => b"404",
+            Mmi::Workers => decimal(workers, &mut digits),
+        };
+        self.answer(to, tag, envelope, mmi.name(), &[answer]);
+    }
+
+    /// An answer of the broker itself.
+    pub(crate) fn answer(
+        &mut self,
+        to: ConnId,
+        tag: Tag,
+        envelope: &[u8],
+        service: &[u8],
+        frames: &[&[u8]],
+    ) {
+        let mut body = Vec::new();
+        for (i, frame) in frames.iter().enumerate() {
+            put_frame(&mut body, i + 1 < frames.len(), frame);
+        }
+        if self.local(to).is_some() {
+            self.outcomes.push((to, Outcome::Reply(body)));
+        } else if let Some(wire) = self.touch(to) {
+            wire.in_flight = wire.in_flight.saturating_sub(1);
+            mdp::put_reply_head(wire.outbox.small(), envelope, tag, service, true);
+            wire.outbox.small().extend_from_slice(&body);
+            self.check_outbox(to);
+        }
+    }
+
+    fn on_deliver(&mut self, to: ConnId, request: RequestId, payload: &Bytes, body_at: u32) {
+        let Some(wire) = self.touch(to) else { return };
+        let (version, delimiter) = (wire.version, wire.delimiter);
+        let Some(serving) = wire.serving() else { return };
+        serving.held += 1;
+        let small = wire.outbox.small();
+        mdp::put_request_head(small, version, delimiter, request);
+        if payload.len() == body_at as usize {
+            put_frame(small, false, b"");
+        }
+        wire.outbox.push_shared(payload, body_at as usize);
+        self.check_outbox(to);
+    }
+
+    /// A peer that does not read costs only itself.
+    fn check_outbox(&mut self, id: ConnId) {
+        let limit = self.config.limits.out_bytes;
+        let Some(wire) = self.wire(id) else { return };
+        let len = wire.outbox.len();
+        if len > limit {
+            self.die(id, CloseReason::SlowReader);
+        } else if len > limit / 2 {
+            wire.slow = true;
+        }
+    }
+}
+
+impl Out for Floor {
+    #[inline]
+    fn emit(&mut self, effect: Effect<'_>) {
+        let Some(to) = effect.to() else {
+            return self.notes.push(Note::Drained);
+        };
+        if to.shard() != self.me {
+            if let Effect::Pause { to } = effect {
+                self.paused_afar.push(to);
+            } else if let Effect::Resume { to } = effect {
+                self.resumed_afar.push(to);
+            } else {
+                self.cross.extend(Cross::from_effect(effect).map(|c| (to.shard(), c)));
+            }
+            return;
+        }
+        match effect {
+            Effect::Deliver { to, request, payload, body_at, .. } => {
+                self.on_deliver(to, request, payload, body_at);
+            }
+            Effect::Reply { to, request, tag, envelope, service, body, last } => {
+                self.on_reply(to, request, tag, envelope, service, &body, last);
+            }
+            Effect::Refuse { to, request, tag, envelope, service, reason, answer } => {
+                self.on_refuse(to, request, tag, envelope, service, reason, answer);
+            }
+            Effect::Restart { to, request } => {
+                if let Some(local) = self.local(to) {
+                    local.joined.clear();
+                } else if let Some(wire) = self.wire(to) {
+                    wire.partials.retain(|(id, _)| *id != request);
+                }
+            }
+            Effect::Count { to, tag, envelope, workers } => {
+                self.on_count(to, tag, envelope, workers);
+            }
+            Effect::Expel { to, why } => {
+                let why = match why {
+                    Expulsion::StrayReply => "a reply to a request it does not hold",
+                    Expulsion::SecondOffer => "a second READY",
+                    Expulsion::ExecutionLimit => "the execution limit",
+                    Expulsion::TooManyServices => "too many services",
+                };
+                self.dismiss(self.now, to, why);
+            }
+            Effect::Pause { to } => {
+                if let Some(wire) = self.wire(to) {
+                    wire.paused = true;
+                }
+            }
+            Effect::Resume { to } => {
+                if let Some(wire) = self.wire(to) {
+                    wire.paused = false;
+                    self.resumed.push(to);
+                }
+            }
+            Effect::Drained => {}
+        }
+    }
+}
+
+impl Wire {
+    /// Adds a partial reply to those before it. With the last one, the whole body; `None` if there
+    /// is none to send (yet).
+    fn join_partial(
+        &mut self,
+        request: RequestId,
+        body: &[u8],
+        last: bool,
+        limit: u64,
+    ) -> Option<Vec<u8>> {
+        let place = self.partials.iter().position(|(id, _)| *id == request).unwrap_or_else(|| {
+            self.partials.push((request, Partial::Joined(Vec::new())));
+            self.partials.len() - 1
+        });
+        let partial = &mut self.partials[place].1;
+        if let Partial::Joined(joined) = partial {
+            if (joined.len() + body.len()) as u64 > limit {
+                *partial = Partial::TooLarge;
+            } else {
+                join(joined, body);
+            }
+        }
+        if !last {
+            return None;
+        }
+        match self.partials.swap_remove(place).1 {
+            Partial::Joined(joined) => Some(joined),
+            Partial::TooLarge => None,
+        }
+    }
+}
+
+/// Appends the frames of `body` to those before, which thereby are no longer the last.
+fn join(joined: &mut Vec<u8>, body: &[u8]) {
+    if !joined.is_empty() {
+        set_more_on_last(joined);
+    }
+    if body.is_empty() {
+        put_frame(joined, false, b"");
+    }
+    joined.extend_from_slice(body);
+    debug_assert!(raw_frames(joined).count() > 0, "a body has a frame");
+}
+
+fn decimal(mut n: u32, digits: &mut [u8; 10]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            return &digits[at..];
+        }
+    }
+}

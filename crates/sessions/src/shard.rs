@@ -1,0 +1,940 @@
+//! One reactor's share of the broker: its connections, their sessions, and the services that live
+//! here. Bytes and the time come in, bytes and notes go out.
+//!
+//! A service lives on one shard (by a hash of its name). Events for a service that lives elsewhere,
+//! and effects for a connection that does, leave through [`Shard::take_cross`] and enter the other
+//! shard through [`Shard::cross_in`]. The rules are the same with one shard and with several.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::hash::Hasher;
+use core::net::SocketAddr;
+
+use bytes::Bytes;
+use engine::{Blob, ConnId, Engine, Event, Out, Request, Span, Time, WhenFull};
+use siphasher::sip::SipHasher13;
+use zmtp::{Frames, Message, Step};
+
+use crate::LARGE_BODY;
+use crate::config::{Dialect, ShardConfig};
+use crate::floor::{CloseReason, Cross, Floor, Note, Outcome};
+use crate::mdp::{self, BrokerWord, Mmi, Tag, Version, Word, WorkerWord};
+use crate::outbox::Outbox;
+use crate::wire::{Role, Serving, Wire};
+
+/// A direct read asks for at most this much at first, and at most doubles what has arrived, so
+/// that an announced length alone reserves next to nothing.
+const DIRECT_MIN: usize = 64 * 1024;
+
+/// What happened to connections since the start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counters {
+    /// Open now.
+    pub connections: u64,
+    /// Opened since the start.
+    pub accepted: u64,
+    /// Refused because there were too many.
+    pub turned_away: u64,
+    /// Messages received.
+    pub messages: u64,
+    /// Messages that made no sense.
+    pub garbage: u64,
+    /// Workers told to go.
+    pub dismissals: u64,
+    /// Idle workers given up for silence.
+    pub expiries: u64,
+}
+
+/// How to read next from a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Want {
+    /// Not at all for now; it will be in [`Shard::take_resumed`].
+    Paused,
+    /// Into a buffer of the caller, behind what [`Shard::take_pending`] puts there.
+    Shared,
+    /// Into the spare capacity of [`Shard::direct`].
+    Direct,
+}
+
+/// A call from inside the process.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Name of the service.
+    pub service: Bytes,
+    /// The frames of the body as they stand on a ZMTP wire; at least one.
+    pub body: Bytes,
+}
+
+/// One connection, for people.
+#[derive(Clone, Debug)]
+pub struct ConnView {
+    /// Its id.
+    pub id: ConnId,
+    /// The peer's address.
+    pub remote: Option<SocketAddr>,
+    /// When it was opened.
+    pub opened: Time,
+    /// When its last byte came.
+    pub last_seen: Time,
+    /// Bytes that wait to be written to it.
+    pub out_bytes: usize,
+    /// Its requests that have not ended.
+    pub in_flight: u32,
+    /// Requests it holds as a worker.
+    pub held: u32,
+    /// Whether the peer answers PING.
+    pub pings: bool,
+}
+
+/// Everything of the broker that does no I/O.
+#[derive(Debug)]
+pub struct Shard {
+    me: u8,
+    shards: u8,
+    seed: (u64, u64),
+    engine: Engine,
+    floor: Floor,
+    zmtp: zmtp::Config,
+    frames: Frames,
+    fired: Vec<ConnId>,
+    /// Connections to close once their outbox was flushed as far as it goes.
+    closing: Vec<ConnId>,
+    /// Connections that may be read again.
+    readable: Vec<ConnId>,
+    /// Requests of other shards' connections that wait until there is room.
+    parked: BTreeMap<ConnId, VecDeque<Request<'static>>>,
+}
+
+/// The shard where the service called `name` lives.
+#[must_use]
+pub fn home_of(name: &[u8], shards: u8, seed: (u64, u64)) -> u8 {
+    if shards <= 1 {
+        return 0;
+    }
+    let mut hasher = SipHasher13::new_with_keys(seed.0, seed.1);
+    hasher.write(name);
+    (hasher.finish() % u64::from(shards)) as u8
+}
+
+impl Shard {
+    /// Shard `me` of `shards`. All shards of a house must be given the same `seed`.
+    #[must_use]
+    pub fn new(config: ShardConfig, seed: (u64, u64), me: u8, shards: u8, now: Time) -> Shard {
+        assert!(shards <= 64, "at most 64 shards: who knows a connection is one word of bits");
+        let mut zmtp = zmtp::Config::new(zmtp::SocketType::Router);
+        zmtp.limits = config.zmtp;
+        Shard {
+            me,
+            shards,
+            seed,
+            engine: Engine::new(config.engine.clone(), seed, now),
+            floor: Floor::new(config, me, now),
+            zmtp,
+            frames: Frames::default(),
+            fired: Vec::new(),
+            closing: Vec::new(),
+            readable: Vec::new(),
+            parked: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a new connection; `None` if there are as many as there may be.
+    pub fn open(
+        &mut self,
+        now: Time,
+        dialect: Dialect,
+        remote: Option<SocketAddr>,
+    ) -> Option<ConnId> {
+        if self.floor.counters.connections >= self.floor.config.limits.connections as u64 {
+            self.floor.counters.turned_away += 1;
+            return None;
+        }
+        let mut greeting = Vec::new();
+        let zmtp = zmtp::Connection::new(&self.zmtp, &mut greeting);
+        let id = self.floor.insert_wire(Wire::new(zmtp, dialect, remote, now));
+        if let Some(wire) = self.floor.touch(id) {
+            wire.outbox.small().extend_from_slice(&greeting);
+        }
+        let due = now + self.floor.config.limits.handshake;
+        self.floor.arm(id, due);
+        Some(id)
+    }
+
+    /// How to read next from `id`.
+    pub fn want(&mut self, id: ConnId) -> Want {
+        let Some(wire) = self.floor.wire(id) else { return Want::Paused };
+        if wire.is_held() {
+            return Want::Paused;
+        }
+        let have = wire.pending.len();
+        if have < LARGE_BODY && wire.need.saturating_sub(have) < LARGE_BODY {
+            return Want::Shared;
+        }
+        let missing = wire.need.saturating_sub(have).clamp(1, have.max(DIRECT_MIN));
+        if wire.pending.capacity() - have < missing {
+            wire.pending.reserve_exact(missing);
+        }
+        Want::Direct
+    }
+
+    /// Moves what is not consumed yet to the start of `buf`; read behind it, then give all of it to
+    /// [`received`](Shard::received).
+    pub fn take_pending(&mut self, id: ConnId, buf: &mut [u8]) -> usize {
+        let Some(wire) = self.floor.wire(id) else { return 0 };
+        let pending = core::mem::take(&mut wire.pending);
+        buf[..pending.len()].copy_from_slice(&pending);
+        pending.len()
+    }
+
+    /// Where a direct read appends. Its length is what has arrived, its spare capacity what to read
+    /// at most. Call [`received_direct`](Shard::received_direct) afterwards.
+    pub fn direct(&mut self, id: ConnId) -> Option<&mut Vec<u8>> {
+        self.floor.wire(id).map(|wire| &mut wire.pending)
+    }
+
+    /// Takes in all bytes of `id` that are not consumed yet.
+    pub fn received(&mut self, now: Time, id: ConnId, buf: &mut [u8]) {
+        self.alive(now, id);
+        let (start, end) = self.feed(now, id, buf);
+        if let Some(wire) = self.floor.wire(id)
+            && start < end
+            && !wire.closing
+        {
+            wire.pending = buf[start..end].to_vec();
+        }
+        self.settle(now);
+    }
+
+    /// After bytes were appended to [`direct`](Shard::direct).
+    pub fn received_direct(&mut self, now: Time, id: ConnId) {
+        self.alive(now, id);
+        self.feed_pending(now, id);
+        self.settle(now);
+    }
+
+    /// The connection ended, or the shell closed it. Its id means nothing from here on.
+    pub fn closed(&mut self, now: Time, id: ConnId) {
+        self.part(now, id, CloseReason::Ended);
+        self.floor.remove(id);
+        self.settle(now);
+    }
+
+    /// Does everything that is due at `now`.
+    pub fn tick(&mut self, now: Time) {
+        self.floor.now = now;
+        self.engine.tick(now, &mut self.floor);
+        let mut fired = core::mem::take(&mut self.fired);
+        self.floor.wheel.advance(now, &mut fired);
+        for id in fired.drain(..) {
+            self.on_timer(now, id);
+        }
+        self.fired = fired;
+        self.settle(now);
+    }
+
+    /// When [`tick`](Shard::tick) next has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        match (self.engine.deadline(), self.floor.wheel.deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (due, None) | (None, due) => due,
+        }
+    }
+
+    /// A call from inside the process. Its outcome will be in
+    /// [`take_outcomes`](Shard::take_outcomes) under the id returned; then, or to give up,
+    /// [`hang_up`](Shard::hang_up).
+    pub fn call(&mut self, now: Time, call: Call) -> ConnId {
+        let id = self.floor.insert_local();
+        let tag = Tag { version: Version::V02, service_frame: true, mmi: None };
+        if mdp::is_reserved(&call.service) {
+            let last = zmtp::raw_frames(&call.body).last().map_or(&b""[..], |(_, frame)| frame);
+            self.on_mmi(now, id, &call.service, last, tag, &[]);
+        } else {
+            let home = self.home_of(&call.service);
+            let event = Event::Request(Request {
+                conn: id,
+                service: Blob::Shared(call.service),
+                tag: tag.pack(),
+                payload: call.body,
+                envelope: 0,
+                body_at: 0,
+                since: now,
+                when_full: WhenFull::Refuse,
+                needs_workers: true,
+                whole_replies: true,
+            });
+            self.route(now, id, home, event);
+        }
+        self.settle(now);
+        id
+    }
+
+    /// Ends a call from inside the process.
+    pub fn hang_up(&mut self, now: Time, id: ConnId) {
+        if self.floor.local(id).is_some() {
+            self.tell_gone(now, id);
+            self.floor.remove(id);
+            self.settle(now);
+        }
+    }
+
+    /// New rules apply from here on. Connections that are open keep their handshake.
+    pub fn configure(&mut self, now: Time, config: ShardConfig) {
+        self.zmtp.limits = config.zmtp;
+        self.floor.now = now;
+        self.engine.step(now, Event::Configure(config.engine.clone()), &mut self.floor);
+        self.floor.config = config;
+        self.settle(now);
+    }
+
+    /// Refuses new requests; [`Note::Drained`] once the last one ended.
+    pub fn drain(&mut self, now: Time) {
+        self.floor.now = now;
+        self.engine.step(now, Event::Drain, &mut self.floor);
+        self.settle(now);
+    }
+
+    /// Says goodbye to every worker and closes every connection.
+    pub fn shut_down(&mut self, now: Time) {
+        let ids: Vec<ConnId> = self.floor.wires().map(|(id, _)| id).collect();
+        for id in ids {
+            if self.floor.wire(id).is_some_and(|wire| wire.serving().is_some()) {
+                self.floor.say_disconnect(id);
+            }
+            self.floor.die(id, CloseReason::Shutdown);
+        }
+        self.settle(now);
+    }
+
+    /// What crossed from another shard.
+    pub fn cross_in(&mut self, now: Time, cross: Cross) {
+        self.floor.now = now;
+        if let Cross::Event(Event::Request(request)) = cross {
+            self.request_from_afar(now, request);
+        } else if let Cross::Event(event) = cross {
+            if let Event::Gone { conn } = event {
+                self.parked.remove(&conn);
+            }
+            self.engine.step(now, event, &mut self.floor);
+        } else {
+            cross.with_effect(|effect| self.floor.emit(effect));
+        }
+        self.settle(now);
+    }
+
+    /// What must cross to other shards, in order.
+    pub fn take_cross(&mut self, into: &mut Vec<(u8, Cross)>) {
+        into.append(&mut self.floor.cross);
+    }
+
+    /// Connections that have something to flush.
+    pub fn take_touched(&mut self, into: &mut Vec<ConnId>) {
+        for id in &self.floor.touched {
+            into.push(*id);
+        }
+        self.floor.touched.clear();
+    }
+
+    /// What waits to be written to `id`; afterwards call [`wrote`](Shard::wrote).
+    pub fn outbox(&mut self, id: ConnId) -> Option<&Outbox> {
+        let wire = self.floor.wire(id)?;
+        wire.touched = false;
+        Some(&wire.outbox)
+    }
+
+    /// The first `n` bytes of the outbox of `id` were written.
+    pub fn wrote(&mut self, now: Time, id: ConnId, n: usize) {
+        self.floor.flushed(id, n);
+        if !self.floor.resumed.is_empty() {
+            self.settle(now);
+        }
+    }
+
+    /// Connections to close: flush what goes without waiting, close the socket, call
+    /// [`closed`](Shard::closed).
+    pub fn take_closing(&mut self, into: &mut Vec<ConnId>) {
+        into.append(&mut self.closing);
+    }
+
+    /// Connections that were paused and may be read again.
+    pub fn take_resumed(&mut self, into: &mut Vec<ConnId>) {
+        into.append(&mut self.readable);
+    }
+
+    /// What became of local calls.
+    pub fn take_outcomes(&mut self, into: &mut Vec<(ConnId, Outcome)>) {
+        into.append(&mut self.floor.outcomes);
+    }
+
+    /// What is worth a log line.
+    pub fn notes(&mut self) -> &mut Vec<Note> {
+        &mut self.floor.notes
+    }
+
+    /// The engine, to look at.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Plants a bug.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, bug: engine::Planted) {
+        self.engine.plant(bug);
+    }
+
+    /// What happened to connections.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.floor.counters
+    }
+
+    /// The rules in force.
+    #[must_use]
+    pub fn config(&self) -> &ShardConfig {
+        &self.floor.config
+    }
+
+    /// Every connection.
+    pub fn connections(&self) -> impl Iterator<Item = ConnView> {
+        self.floor.wires().map(|(id, wire)| ConnView {
+            id,
+            remote: wire.remote,
+            opened: wire.opened,
+            last_seen: wire.last_seen,
+            out_bytes: wire.outbox.len(),
+            in_flight: wire.in_flight,
+            held: match wire.role {
+                Role::Serving(serving) => serving.held,
+                Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => 0,
+            },
+            pings: wire.zmtp.supports_ping(),
+        })
+    }
+
+    fn home_of(&self, name: &[u8]) -> u8 {
+        home_of(name, self.shards, self.seed)
+    }
+
+    fn alive(&mut self, now: Time, id: ConnId) {
+        self.floor.now = now;
+        if let Some(wire) = self.floor.wire(id) {
+            wire.last_seen = now;
+            wire.unanswered = 0;
+        }
+    }
+
+    /// Consumes what `buf` holds of whole items. Returns the range that is left.
+    fn feed(&mut self, now: Time, id: ConnId, buf: &mut [u8]) -> (usize, usize) {
+        let mut frames = core::mem::take(&mut self.frames);
+        let (mut at, mut end) = (0, buf.len());
+        while let Some(wire) = self.floor.wire(id)
+            && !wire.is_held()
+            && at < end
+        {
+            match self.next(id, &mut buf[at..end], &mut frames) {
+                Some(Step::Message { len }) => {
+                    let message = frames.view(&buf[at..at + len]);
+                    if !self.on_message(now, id, &message, None) {
+                        break;
+                    }
+                    at += len;
+                }
+                Some(Step::Skip { len, event }) => {
+                    at += len;
+                    self.on_zmtp(now, id, event);
+                }
+                Some(Step::Cut { len, event }) => {
+                    end -= len;
+                    self.on_zmtp(now, id, event);
+                }
+                Some(Step::More { .. }) | None => break,
+            }
+        }
+        self.frames = frames;
+        (at, end)
+    }
+
+    /// Consumes what is pending. A large message that fills it exactly is not copied.
+    fn feed_pending(&mut self, now: Time, id: ConnId) {
+        let Some(wire) = self.floor.wire(id) else { return };
+        if wire.is_held() || wire.pending.len() < wire.need {
+            return;
+        }
+        let mut buf = core::mem::take(&mut wire.pending);
+        if buf.len() >= LARGE_BODY {
+            let mut frames = core::mem::take(&mut self.frames);
+            let step = self.next(id, &mut buf, &mut frames);
+            if step == Some(Step::Message { len: buf.len() }) {
+                let whole = Bytes::from(buf);
+                let message = frames.view(&whole);
+                let taken = self.on_message(now, id, &message, Some(&whole));
+                self.frames = frames;
+                if !taken && let Some(wire) = self.floor.wire(id) {
+                    wire.pending = Vec::from(whole);
+                }
+                return;
+            }
+            self.frames = frames;
+            if let Some(Step::Cut { len, event }) = step {
+                buf.truncate(buf.len() - len);
+                self.on_zmtp(now, id, event);
+            } else if let Some(Step::Skip { len, event }) = step {
+                buf.drain(..len);
+                self.on_zmtp(now, id, event);
+            } else if step.is_none() || matches!(step, Some(Step::More { .. })) {
+                if let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) {
+                    wire.pending = buf;
+                }
+                return;
+            }
+        }
+        let (start, end) = self.feed(now, id, &mut buf);
+        if let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) {
+            buf.truncate(end);
+            buf.drain(..start);
+            wire.pending = if buf.is_empty() { Vec::new() } else { buf };
+        }
+    }
+
+    /// The next item; `None` if the peer broke the protocol.
+    fn next(&mut self, id: ConnId, buf: &mut [u8], frames: &mut Frames) -> Option<Step> {
+        let wire = self.floor.wire(id)?;
+        let step = wire.zmtp.next(&self.zmtp, buf, frames, wire.outbox.small());
+        wire.need = match step {
+            Ok(Step::More { need }) => need,
+            Ok(_) | Err(_) => 0,
+        };
+        // PONG, READY and ERROR are written by the codec itself.
+        if !wire.touched && !wire.outbox.is_empty() {
+            self.floor.touch(id);
+        }
+        match step {
+            Ok(step) => Some(step),
+            Err(error) => {
+                self.floor.die(id, CloseReason::Zmtp(error.kind(), error.to_string()));
+                if let Some(wire) = self.floor.wire(id) {
+                    wire.closing = true;
+                }
+                None
+            }
+        }
+    }
+
+    fn on_zmtp(&mut self, now: Time, id: ConnId, event: Option<zmtp::Event>) {
+        let beat = now + self.floor.config.heartbeat;
+        let Some(wire) = self.floor.wire(id) else { return };
+        match event {
+            Some(zmtp::Event::Ready) => {
+                wire.next_beat = beat;
+                self.floor.arm(id, beat);
+            }
+            Some(zmtp::Event::Ping { ttl_deciseconds }) => {
+                wire.ttl = match ttl_deciseconds {
+                    0 => Span::MAX,
+                    ds => Span::from_millis(i64::from(ds) * 100),
+                };
+                let due = now + wire.ttl;
+                self.floor.arm(id, due);
+            }
+            Some(zmtp::Event::Pong) | None => {}
+        }
+    }
+
+    /// Takes in one message. `false` if it must wait: the connection is paused, and the message is
+    /// to be given again.
+    fn on_message(
+        &mut self,
+        now: Time,
+        id: ConnId,
+        message: &Message<'_>,
+        whole: Option<&Bytes>,
+    ) -> bool {
+        self.floor.counters.messages += 1;
+        if let Some(wire) = self.floor.wire(id) {
+            wire.last_message = now;
+        }
+        match mdp::read(message) {
+            Word::Request { version, header, service, body } => {
+                self.on_request(now, id, message, whole, version, header, service, body)
+            }
+            Word::Worker { version, delimiter, word } => {
+                if let Some(wire) = self.floor.wire(id) {
+                    (wire.version, wire.delimiter) = (version, delimiter);
+                }
+                self.on_worker(now, id, message, whole, word);
+                true
+            }
+            Word::Garbage(why) => {
+                self.floor.garbage(id, why);
+                true
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one word, taken apart once")]
+    fn on_request(
+        &mut self,
+        now: Time,
+        id: ConnId,
+        message: &Message<'_>,
+        whole: Option<&Bytes>,
+        version: Version,
+        header: usize,
+        service: &[u8],
+        body: usize,
+    ) -> bool {
+        if service.is_empty() || service.len() > self.floor.config.limits.name_bytes {
+            self.floor.garbage(id, "a service name that is empty or too long");
+            return true;
+        }
+        let Some(wire) = self.floor.wire(id) else { return true };
+        wire.in_flight += 1;
+        let service_frame = version == Version::V01 || wire.dialect.mdp02_service_frame;
+        let tag = Tag { version, service_frame, mmi: None };
+        let stack = message.raw_between(0, header);
+        if mdp::is_reserved(service) {
+            let name = message.frame(message.len() - 1).filter(|_| message.len() > body);
+            self.on_mmi(now, id, service, name.unwrap_or_default(), tag, stack);
+            return true;
+        }
+        let (payload, envelope, body_at) = match whole {
+            Some(whole) => (whole.clone(), stack.len(), message.raw_from_offset(body)),
+            None => {
+                let body = message.raw_from(body);
+                let mut payload = Vec::with_capacity(stack.len() + body.len());
+                payload.extend_from_slice(stack);
+                payload.extend_from_slice(body);
+                (Bytes::from(payload), stack.len(), stack.len())
+            }
+        };
+        let home = self.home_of(service);
+        let request = Event::Request(Request {
+            conn: id,
+            service: Blob::Slice(service),
+            tag: tag.pack(),
+            payload,
+            envelope: envelope as u32,
+            body_at: body_at as u32,
+            since: now,
+            when_full: WhenFull::Pause,
+            needs_workers: false,
+            whole_replies: version == Version::V01,
+        });
+        self.route(now, id, home, request);
+        match self.floor.wire(id) {
+            Some(wire) if wire.paused && home == self.me => {
+                wire.in_flight -= 1;
+                false
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    /// RFC 8: services of the broker itself.
+    fn on_mmi(
+        &mut self,
+        now: Time,
+        id: ConnId,
+        service: &[u8],
+        name: &[u8],
+        tag: Tag,
+        envelope: &[u8],
+    ) {
+        let mmi = match service {
+            b"mmi.service" => Mmi::Service,
+            b"mmi.workers" => Mmi::Workers,
+            b"mmi.heartbeat" => {
+                let interval = self.floor.config.heartbeat.as_millis().to_string();
+                let liveness = self.floor.config.liveness.to_string();
+                let frames = [interval.as_bytes(), liveness.as_bytes()];
+                return self.floor.answer(id, tag, envelope, service, &frames);
+            }
+            _ => return self.floor.answer(id, tag, envelope, service, &[b"501"]),
+        };
+        let tag = Tag { mmi: Some(mmi), ..tag }.pack();
+        let (service, envelope) = (Blob::Slice(name), Blob::Slice(envelope));
+        let home = self.home_of(name);
+        self.route(now, id, home, Event::Count { conn: id, service, tag, envelope });
+    }
+
+    /// What a worker said, by what the connection is:
+    ///
+    /// | | READY | REPLY | HEARTBEAT | DISCONNECT | a broker's word |
+    /// |---|---|---|---|---|---|
+    /// | fresh | serves | go | go | left | go |
+    /// | serving | go | settles | lives | left | go |
+    /// | expired | serves | go | go | left | go |
+    /// | dismissed | serves | – | – | left | – |
+    /// | left | serves | – | – | – | – |
+    ///
+    /// "go" is DISCONNECT, once, then silence (RFC 7).
+    fn on_worker(
+        &mut self,
+        now: Time,
+        id: ConnId,
+        message: &Message<'_>,
+        whole: Option<&Bytes>,
+        word: WorkerWord<'_>,
+    ) {
+        let Some(wire) = self.floor.wire(id) else { return };
+        match (wire.role, word) {
+            (Role::Serving(serving), WorkerWord::Reply { request, body, last }) => {
+                if let Some(serving) = wire.serving() {
+                    serving.last_word = now;
+                    serving.held -= u32::from(last && serving.held > 0);
+                }
+                let body = match whole {
+                    Some(whole) => Blob::Shared(whole.slice(message.raw_from_offset(body)..)),
+                    None => Blob::Slice(message.raw_from(body)),
+                };
+                let Some(request) = request else {
+                    self.send_away(now, id, "a reply without a valid address");
+                    return;
+                };
+                let reply = Event::Reply { conn: id, request, body, last };
+                self.route(now, id, serving.home, reply);
+            }
+            (Role::Serving(_), WorkerWord::Heartbeat) => {
+                if let Some(serving) = wire.serving() {
+                    serving.last_word = now;
+                }
+            }
+            (Role::Serving(_), WorkerWord::Disconnect) => {
+                self.floor.notes.push(Note::WorkerLeft(id));
+                self.withdraw(now, id, Role::Left);
+            }
+            (Role::Serving(_), WorkerWord::Ready { .. }) => {
+                self.send_away(now, id, "a second READY");
+            }
+            (Role::Serving(_), WorkerWord::Misuse) => {
+                self.send_away(now, id, "a command only the broker may say");
+            }
+            (Role::Dismissed(Some(_)), _) => {}
+            (
+                Role::Fresh | Role::Expired | Role::Dismissed(None) | Role::Left,
+                WorkerWord::Ready { service, options },
+            ) => {
+                let concurrency = mdp::read_concurrency(message, options);
+                self.on_ready(now, id, service, concurrency);
+            }
+            (Role::Fresh | Role::Expired | Role::Dismissed(None), WorkerWord::Disconnect) => {
+                wire.role = Role::Left;
+            }
+            (Role::Fresh | Role::Expired, WorkerWord::Reply { .. }) => {
+                self.floor.dismiss(now, id, "a reply before READY");
+            }
+            (Role::Fresh | Role::Expired, WorkerWord::Heartbeat) => {
+                self.floor.dismiss(now, id, "a heartbeat before READY");
+            }
+            (Role::Fresh | Role::Expired, WorkerWord::Misuse) => {
+                self.floor.dismiss(now, id, "a command only the broker may say");
+            }
+            (
+                Role::Dismissed(None) | Role::Left,
+                WorkerWord::Reply { .. }
+                | WorkerWord::Heartbeat
+                | WorkerWord::Disconnect
+                | WorkerWord::Misuse,
+            ) => {}
+        }
+    }
+
+    fn on_ready(&mut self, now: Time, id: ConnId, service: &[u8], concurrency: u32) {
+        if mdp::is_reserved(service) {
+            return self.floor.dismiss(now, id, "a reserved service name");
+        }
+        if service.is_empty() || service.len() > self.floor.config.limits.name_bytes {
+            return self.floor.dismiss(now, id, "a service name that is empty or too long");
+        }
+        let home = self.home_of(service);
+        let seats = concurrency.clamp(1, self.floor.config.engine.concurrency_max);
+        let beat = now + self.floor.config.heartbeat;
+        let Some(wire) = self.floor.wire(id) else { return };
+        wire.role = Role::Serving(Serving { home, seats, held: 0, last_word: now });
+        wire.next_beat = wire.next_beat.min(beat);
+        let name = Bytes::copy_from_slice(service);
+        let remote = wire.remote;
+        self.floor.arm(id, beat);
+        self.floor.notes.push(Note::WorkerJoined(id, remote, name, seats));
+        let offer = Event::Offer { conn: id, service: Blob::Slice(service), concurrency: seats };
+        self.route(now, id, home, offer);
+    }
+
+    /// A registered worker did something it must not: it is told to go, and what it holds goes to
+    /// others.
+    fn send_away(&mut self, now: Time, id: ConnId, why: &'static str) {
+        self.withdraw(now, id, Role::Dismissed(None));
+        self.floor.dismiss(now, id, why);
+    }
+
+    fn withdraw(&mut self, now: Time, id: ConnId, role: Role) {
+        let Some(wire) = self.floor.wire(id) else { return };
+        let Some(home) = wire.serving().map(|serving| serving.home) else { return };
+        wire.role = role;
+        self.route(now, id, home, Event::Withdraw { conn: id });
+    }
+
+    /// Gives an event to the engine of the shard where its service lives.
+    fn route(&mut self, now: Time, id: ConnId, home: u8, event: Event<'_>) {
+        *self.floor.known_to(id) |= 1 << home;
+        if home == self.me {
+            self.floor.now = now;
+            self.engine.step(now, event, &mut self.floor);
+        } else {
+            self.floor.cross.push((home, Cross::Event(event.into_static())));
+        }
+    }
+
+    /// A request of another shard's connection: when there is no room it is parked here, because
+    /// its own shard has already consumed it.
+    fn request_from_afar(&mut self, now: Time, request: Request<'static>) {
+        let conn = request.conn;
+        if let Some(parked) = self.parked.get_mut(&conn) {
+            return parked.push_back(request);
+        }
+        let spare = request.clone();
+        self.engine.step(now, Event::Request(request), &mut self.floor);
+        if self.floor.paused_afar.contains(&conn) {
+            self.parked.entry(conn).or_default().push_back(spare);
+        }
+        for to in core::mem::take(&mut self.floor.paused_afar) {
+            self.floor.cross.push((to.shard(), Cross::Pause(to)));
+        }
+    }
+
+    /// There is room for a connection of another shard: its parked requests first.
+    fn resume_from_afar(&mut self, now: Time, conn: ConnId) {
+        let mut parked = self.parked.remove(&conn).unwrap_or_default();
+        while let Some(request) = parked.pop_front() {
+            let spare = request.clone();
+            self.engine.step(now, Event::Request(request), &mut self.floor);
+            if core::mem::take(&mut self.floor.paused_afar).contains(&conn) {
+                parked.push_front(spare);
+                self.parked.insert(conn, parked);
+                return;
+            }
+        }
+        self.floor.cross.push((conn.shard(), Cross::Resume(conn)));
+    }
+
+    fn on_timer(&mut self, now: Time, id: ConnId) {
+        let limits = self.floor.config.limits;
+        let Some(wire) = self.floor.wire(id) else { return };
+        wire.armed = Time::MAX;
+        if wire.closing {
+            return;
+        }
+        if !wire.zmtp.is_ready() {
+            let due = wire.opened + limits.handshake;
+            if due <= now {
+                return self.floor.die(id, CloseReason::Handshake);
+            }
+            return self.floor.arm(id, due);
+        }
+        if wire.last_seen + wire.ttl <= now {
+            return self.floor.die(id, CloseReason::PeerTtl);
+        }
+        if wire.is_idle() && wire.last_message + limits.idle <= now {
+            return self.floor.die(id, CloseReason::Idle);
+        }
+        if let Role::Dismissed(Some(at)) = wire.role
+            && at <= now
+        {
+            self.floor.say_disconnect(id);
+        }
+        self.beat(now, id);
+        let Some(wire) = self.floor.wire(id) else { return };
+        let mut due = wire.next_beat.min(wire.last_seen + wire.ttl);
+        if let Role::Dismissed(Some(at)) = wire.role {
+            due = due.min(at);
+        }
+        self.floor.arm(id, due);
+    }
+
+    /// PING to peers that hold a lease or were quiet; heartbeats to idle workers, and the end of
+    /// those that were silent too long.
+    fn beat(&mut self, now: Time, id: ConnId) {
+        let (interval, liveness) = (self.floor.config.heartbeat, self.floor.config.liveness);
+        let Some(wire) = self.floor.wire(id) else { return };
+        if now < wire.next_beat {
+            return;
+        }
+        wire.next_beat = now + interval;
+        let quiet = now - wire.last_seen >= interval;
+        let pings = wire.zmtp.supports_ping() && (quiet || wire.holds());
+        if pings && wire.unanswered >= liveness {
+            return self.floor.die(id, CloseReason::Dead);
+        }
+        let (version, delimiter, role) = (wire.version, wire.delimiter, wire.role);
+        if pings {
+            wire.unanswered += 1;
+            if let Some(wire) = self.floor.touch(id) {
+                zmtp::put_ping(wire.outbox.small(), 0, b"");
+            }
+        }
+        let Role::Serving(serving) = role else { return };
+        if serving.held == 0 && now - serving.last_word >= interval.times(i64::from(liveness)) {
+            self.floor.counters.expiries += 1;
+            self.floor.notes.push(Note::WorkerExpired(id));
+            self.withdraw(now, id, Role::Expired);
+        } else if serving.held < serving.seats
+            && let Some(wire) = self.floor.touch(id)
+        {
+            mdp::put_word(wire.outbox.small(), version, delimiter, BrokerWord::Heartbeat);
+        }
+    }
+
+    /// Tells every engine that knows a connection that it ended.
+    fn tell_gone(&mut self, now: Time, id: ConnId) {
+        let known_to = core::mem::take(self.floor.known_to(id));
+        for home in (0..self.shards).filter(|home| known_to & 1 << home != 0) {
+            if home == self.me {
+                self.floor.now = now;
+                self.engine.step(now, Event::Gone { conn: id }, &mut self.floor);
+            } else {
+                self.floor.cross.push((home, Cross::Event(Event::Gone { conn: id })));
+            }
+        }
+    }
+
+    /// Ends a connection for the engine; its slot lives until the shell has closed the socket.
+    fn part(&mut self, now: Time, id: ConnId, reason: CloseReason) {
+        let Some(wire) = self.floor.wire(id) else { return };
+        if wire.parted {
+            return;
+        }
+        wire.parted = true;
+        wire.closing = true;
+        wire.pending = Vec::new();
+        let remote = wire.remote;
+        self.floor.notes.push(Note::Closed(id, remote, reason));
+        self.tell_gone(now, id);
+    }
+
+    /// Carries out what the steps before left to do: closings, and pauses that ended.
+    fn settle(&mut self, now: Time) {
+        loop {
+            if let Some((id, reason)) = self.floor.dying.pop() {
+                if self.floor.wire(id).is_some_and(|wire| !wire.parted) {
+                    self.part(now, id, reason);
+                    self.closing.push(id);
+                }
+            } else if let Some(id) = self.floor.resumed.pop() {
+                if let Some(wire) = self.floor.wire(id) {
+                    wire.need = 0;
+                    self.feed_pending(now, id);
+                    if self.floor.wire(id).is_some_and(|wire| !wire.is_held()) {
+                        self.readable.push(id);
+                    }
+                }
+            } else if let Some(conn) = self.floor.resumed_afar.pop() {
+                self.resume_from_afar(now, conn);
+            } else {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! One ZMTP connection as the house sees it.
+
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use engine::{RequestId, Span, Time};
+
+use crate::config::Dialect;
+use crate::mdp::Version;
+use crate::outbox::Outbox;
+
+pub use bytes::Bytes;
+
+/// One ZMTP connection.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) zmtp: zmtp::Connection,
+    pub(crate) dialect: Dialect,
+    pub(crate) remote: Option<SocketAddr>,
+    /// Bytes received and not consumed: an unfinished item, or whatever came while paused.
+    pub(crate) pending: Vec<u8>,
+    /// Length `pending` must reach before looking at it again is worth the while.
+    pub(crate) need: usize,
+    pub(crate) outbox: Outbox,
+    pub(crate) opened: Time,
+    /// When its last byte came: any byte counts as life.
+    pub(crate) last_seen: Time,
+    /// When its last message came.
+    pub(crate) last_message: Time,
+    /// When to look after heartbeats again.
+    pub(crate) next_beat: Time,
+    /// When the wheel will call, [`Time::MAX`] if it will not.
+    pub(crate) armed: Time,
+    /// PINGs sent since its last byte.
+    pub(crate) unanswered: u32,
+    /// Silence after which the peer itself asked to be given up (RFC 37, PING's TTL).
+    pub(crate) ttl: Span,
+    pub(crate) role: Role,
+    /// How its worker side speaks.
+    pub(crate) version: Version,
+    /// Its worker side uses the empty delimiter.
+    pub(crate) delimiter: bool,
+    /// Its requests that have not ended.
+    pub(crate) in_flight: u32,
+    /// Shards that know it, one bit each.
+    pub(crate) known_to: u64,
+    /// Partial replies on their way to a client that takes only whole ones.
+    pub(crate) partials: Vec<(RequestId, Partial)>,
+    /// Messages that made no sense.
+    pub(crate) garbage: u32,
+    pub(crate) touched: bool,
+    /// One request is held back until its service has room.
+    pub(crate) paused: bool,
+    /// Too much waits to be written to it.
+    pub(crate) slow: bool,
+    /// It is over; only the goodbye is still written.
+    pub(crate) closing: bool,
+    /// The engines that knew it were told that it ended.
+    pub(crate) parted: bool,
+}
+
+/// What a connection is to the worker side of the protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Role {
+    /// It never offered itself.
+    Fresh,
+    Serving(Serving),
+    /// It was silent too long; the next thing it says is answered with DISCONNECT.
+    Expired,
+    /// It was told to go, or will be at this time.
+    Dismissed(Option<Time>),
+    /// It said DISCONNECT itself.
+    Left,
+}
+
+/// A connection that serves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Serving {
+    /// The shard where its service lives.
+    pub(crate) home: u8,
+    pub(crate) seats: u32,
+    /// Requests it holds.
+    pub(crate) held: u32,
+    /// When it last said anything.
+    pub(crate) last_word: Time,
+}
+
+/// Partial replies that wait for the last one.
+#[derive(Debug)]
+pub(crate) enum Partial {
+    Joined(Vec<u8>),
+    /// They grew beyond the bound of a message.
+    TooLarge,
+}
+
+impl Wire {
+    pub(crate) fn new(
+        zmtp: zmtp::Connection,
+        dialect: Dialect,
+        remote: Option<SocketAddr>,
+        now: Time,
+    ) -> Wire {
+        Wire {
+            zmtp,
+            dialect,
+            remote,
+            pending: Vec::new(),
+            need: 0,
+            outbox: Outbox::default(),
+            opened: now,
+            last_seen: now,
+            last_message: now,
+            next_beat: Time::MAX,
+            armed: Time::MAX,
+            unanswered: 0,
+            ttl: Span::MAX,
+            role: Role::Fresh,
+            version: Version::V01,
+            delimiter: true,
+            in_flight: 0,
+            known_to: 0,
+            partials: Vec::new(),
+            garbage: 0,
+            touched: false,
+            paused: false,
+            slow: false,
+            closing: false,
+            parted: false,
+        }
+    }
+
+    pub(crate) fn serving(&mut self) -> Option<&mut Serving> {
+        match &mut self.role {
+            Role::Serving(serving) => Some(serving),
+            Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => None,
+        }
+    }
+
+    /// Whether it holds a request as a worker.
+    pub(crate) fn holds(&self) -> bool {
+        matches!(self.role, Role::Serving(Serving { held: 1.., .. }))
+    }
+
+    /// Whether nobody waits for it and it waits for nobody.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight == 0 && !matches!(self.role, Role::Serving(_))
+    }
+
+    /// Whether nothing more is read from it for now.
+    pub(crate) fn is_held(&self) -> bool {
+        self.paused || self.slow || self.closing
+    }
+}
