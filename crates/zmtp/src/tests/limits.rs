@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Ten octets a frame, three frames and twelve octets a message, nine octets a command.
+/// Ten octets a frame, three frames and twelve octets a message, 32 octets a command.
 fn tight() -> Limits {
     Limits { frame_bytes_max: 10, frames_max: 3, message_bytes_max: 12, command_bytes_max: 32 }
 }
@@ -13,10 +13,9 @@ fn too_large(what: What, limit: u64, got: u64) -> Error {
 
 #[test]
 fn what_is_within_the_limits_passes() {
-    let bytes =
-        b"\x01\x0a0123456789\x01\x00\x00\x0201\x04\x20\x01X________________________________";
-    let bytes = &bytes[..bytes.len() - 2];
-    let case = Case::traffic("at the limits", bytes).limits(tight());
+    let full = command(&[b"\x01X", &[b'_'; 30][..]].concat());
+    let bytes = [b"\x01\x0a0123456789\x01\0\x00\x0201", &full[..]].concat();
+    let case = Case::traffic("at the limits", &bytes).limits(tight());
     check(case.message(&[b"0123456789", b"", b"01"]));
 }
 
