@@ -1,7 +1,8 @@
 //! Arbitrary bytes into a connection: no panic, no excess, and no difference however they are cut.
 //!
-//! Input: one octet of circumstances, three of cuts, then what the peer sends. Bits of the first octet: 0x01 the
-//! greeting and 0x02 also a DEALER's READY go before it, 0x04 limits are tight, 0x08 we are a SUB.
+//! Input: one octet of circumstances, three of cuts, then what the peer sends. Bits of the first
+//! octet: 0x01 the greeting and 0x02 also a DEALER's READY go before it, 0x04 limits are tight,
+//! 0x08 we are a SUB.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -39,5 +40,6 @@ fuzz_target!(|data: &[u8]| {
 });
 
 const GREETING: &[u8; 64] = b"\xff\0\0\0\0\0\0\0\0\x7f\x03\x01NULL\
-    \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+    \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 const DEALER_READY: &[u8] = b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER";

@@ -1,4 +1,5 @@
-//! Messages and commands of a DEALER, written and read again in arbitrary cuts, come out as they went in.
+//! Messages and commands of a DEALER, written and read again in arbitrary cuts, come out as they
+//! went in.
 #![no_main]
 
 use arbitrary::Arbitrary;

@@ -24,7 +24,8 @@ pub enum Item {
     Refused(Error),
 }
 
-/// Feeds `bytes` to a new connection in pieces that end at `cuts`, which must ascend; drains it after each.
+/// Feeds `bytes` to a new connection in pieces that end at `cuts`, which must ascend; drains it
+/// after each.
 ///
 /// # Panics
 /// If the connection breaks a promise its documentation makes.
@@ -82,7 +83,8 @@ pub fn cuts(fractions: &[u8], len: usize) -> Vec<usize> {
     cuts
 }
 
-/// The most a connection may ask for: a whole message with long headers, and a command in its middle.
+/// The most a connection may ask for: a whole message with long headers, and a command in its
+/// middle.
 fn need_max(limits: &Limits) -> u64 {
     let message = limits.message_bytes_max.saturating_add(9 * u64::from(limits.frames_max));
     message.saturating_add(9 + u64::from(limits.command_bytes_max)).max(64)

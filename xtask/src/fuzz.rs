@@ -1,15 +1,17 @@
-//! `cargo xtask fuzz`: builds the targets of `fuzz/`, replays their committed corpora, then fuzzes each for a
-//! while. Coverage comes from the stable compiler's LLVM, so that no other toolchain and no tool is needed.
+//! `cargo xtask fuzz`: builds the targets of `fuzz/`, replays their committed corpora, then fuzzes
+//! each for a while. Coverage comes from the stable compiler's LLVM, so that no other toolchain and
+//! no tool is needed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Builds all targets, replays each committed corpus, then lets each target look for more for `seconds`.
+/// Builds all targets, replays each committed corpus, then lets each target look for more for
+/// `seconds`.
 ///
 /// # Errors
-/// If a build fails, a target has no coverage to be guided by, or an input crashes, hangs or overspends;
-/// libFuzzer leaves that input in `fuzz/target/artifacts/`.
+/// If a build fails, a target has no coverage to be guided by, or an input crashes, hangs or
+/// overspends; libFuzzer leaves that input in `fuzz/target/artifacts/`.
 pub(crate) fn run(seconds: u64) -> Result<(), String> {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("fuzz");
     let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).map_err(|e| e.to_string())?;
@@ -65,8 +67,8 @@ fn replay(fuzz: &Path, binaries: &Path, target: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Looks for new inputs. What it finds goes to a scratch corpus that later runs go on from; the committed one
-/// is only read.
+/// Looks for new inputs. What it finds goes to a scratch corpus that later runs go on from; the
+/// committed one is only read.
 fn search(fuzz: &Path, binaries: &Path, target: &str, seconds: u64) -> Result<(), String> {
     if seconds == 0 {
         return Ok(()); // libFuzzer would take it for "no bound".
@@ -116,8 +118,8 @@ fn scratch(fuzz: &Path, purpose: &str, target: &str) -> Result<PathBuf, String> 
 /// One input: at most 4 KiB, 10 s and 2 GiB.
 const BOUNDS: [&str; 3] = ["-max_len=4096", "-timeout=10", "-rss_limit_mb=2048"];
 
-/// Count every edge and report every comparison to libFuzzer. No sanitizer: the house forbids unsafe code, and
-/// sanitizers need a nightly compiler.
+/// Count every edge and report every comparison to libFuzzer. No sanitizer: the house forbids
+/// unsafe code, and sanitizers need a nightly compiler.
 const RUSTFLAGS: [&str; 7] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",

@@ -1,4 +1,5 @@
-//! Tests speak data: bytes in, all that came of them out. `hear` alone knows the API of a connection.
+//! Tests speak data: bytes in, all that came of them out. `hear` alone knows the API of a
+//! connection.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -81,7 +82,8 @@ fn hear(config: &Config, bytes: &[u8], cuts: impl IntoIterator<Item = usize>) ->
     Heard { items, out: out.split_off(64), left: buf, peer }
 }
 
-/// The most a connection may ask for: a whole message with long headers, and a command in its middle.
+/// The most a connection may ask for: a whole message with long headers, and a command in its
+/// middle.
 fn need_max(limits: &Limits) -> u64 {
     let message = limits.message_bytes_max.saturating_add(9 * u64::from(limits.frames_max));
     message.saturating_add(9 + u64::from(limits.command_bytes_max)).max(64)
@@ -157,8 +159,8 @@ impl Case {
     }
 }
 
-/// Hears the case whole, bytewise, in pieces cut at two places, and with bytes behind it; all must agree.
-/// Gives back what was heard.
+/// Hears the case whole, bytewise, in pieces cut at two places, and with bytes behind it; all must
+/// agree. Gives back what was heard.
 #[track_caller]
 fn check(case: Case) -> Heard {
     let Case { name, config, bytes, items, out, left } = case;

@@ -234,8 +234,9 @@ fn an_invalid_identity_of_our_own_is_misuse() {
     Connection::new(&config, &mut Vec::new());
 }
 
-/// All that a libzmq 4.3.5 DEALER sent a ROUTER that greeted it and said READY: identity `worker-1`, a
-/// four-frame message, a message with a frame of 300 octets, and three heartbeats with a TTL of 3 s.
+/// All that a libzmq 4.3.5 DEALER sent a ROUTER that greeted it and said READY: identity
+/// `worker-1`, a four-frame message, a message with a frame of 300 octets, and three heartbeats
+/// with a TTL of 3 s.
 pub(super) const LIBZMQ_DEALER: &str = "\
     ff00000000000000097f03014e554c4c00000000000000000000000000000000\
     0000000000000000000000000000000000000000000000000000000000000000\
