@@ -38,8 +38,8 @@ impl Config {
     }
 }
 
-/// One connection, of either side. The same [`Config`] must be given to all calls. After an error nothing more
-/// may be asked of it: flush `out` and close.
+/// One connection, of either side. The same [`Config`] must be given to all calls. After an error
+/// nothing more may be asked of it: flush `out` and close.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// The peer's; empty before READY and if it has none.
@@ -67,7 +67,8 @@ enum Phase {
 /// What is known of the peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Peer<'a> {
-    /// Its minor version of ZMTP 3; 0 before its greeting; `u8::MAX` if its major version is above 3.
+    /// Its minor version of ZMTP 3; 0 before its greeting; `u8::MAX` if its major version is above
+    /// 3.
     pub minor: u8,
     /// Its socket type; `None` until READY.
     pub socket_type: Option<SocketType>,
@@ -80,8 +81,8 @@ pub struct Peer<'a> {
 pub enum Step {
     /// Not enough yet.
     More {
-        /// The length the buffer must reach before another call can say anything new; always above its length
-        /// at this call, and within the limits.
+        /// The length the buffer must reach before another call can say anything new; always above
+        /// its length at this call, and within the limits.
         need: usize,
     },
     /// The connection's own business: greeting, handshake, a command.
@@ -91,8 +92,9 @@ pub enum Step {
         /// If it is worth knowing.
         event: Option<Event>,
     },
-    /// A command stood between the frames of an unfinished message. It was handled and closed over: the bytes
-    /// behind it were moved forward. The unfinished message is still at the start of the buffer.
+    /// A command stood between the frames of an unfinished message. It was handled and closed over:
+    /// the bytes behind it were moved forward, which costs their number. The unfinished message is
+    /// still at the start of the buffer.
     Cut {
         /// Octets at the **end** of the buffer that are now garbage, to be dropped.
         len: usize,
@@ -145,21 +147,22 @@ impl Connection {
         Peer { minor: self.minor, socket_type: self.socket_type, identity: &self.identity }
     }
 
-    /// Whether the peer's greeting promised to answer PING: 3.1 or later (RFC 37, "Connection Heartbeating").
+    /// Whether the peer's greeting promised to answer PING: 3.1 or later (RFC 37, "Connection
+    /// Heartbeating").
     pub fn supports_ping(&self) -> bool {
         self.minor >= 1
     }
 
-    /// Says what stands at the start of `buf`, which holds **all** bytes received and not yet consumed. Bytes
-    /// for the peer are appended to `out`, always whole frames.
+    /// Says what stands at the start of `buf`, which holds **all** bytes received and not yet
+    /// consumed. Bytes for the peer are appended to `out`, always whole frames.
     ///
-    /// An unfinished message is looked at from its start at each call, by its headers alone, so the cost is its
-    /// number of frames and nothing is remembered between calls. A PONG is never longer than its PING, so `out`
-    /// grows no faster than `buf` is consumed.
+    /// An unfinished message is looked at from its start at each call, by its headers alone, so the
+    /// cost is its number of frames and nothing is remembered between calls. A PONG is never longer
+    /// than its PING, so `out` grows no faster than `buf` is consumed.
     ///
     /// # Errors
-    /// Whatever [`Error`] names; the peer broke the protocol, a limit, or gave up itself. If it got past the
-    /// greeting an ERROR command with [`Error::kind`] as its reason was written to `out`.
+    /// Whatever [`Error`] names; the peer broke the protocol, a limit, or gave up itself. If it got
+    /// past the greeting an ERROR command with [`Error::kind`] as its reason was written to `out`.
     #[inline]
     pub fn next(
         &mut self,

@@ -29,8 +29,8 @@ impl fmt::Display for What {
 /// Why the connection must be closed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// The signature is wrong: another protocol, or ZMTP 1.0, which has no signature (RFC 37, "Formal
-    /// Grammar").
+    /// The signature is wrong: another protocol, or ZMTP 1.0, which has no signature (RFC 37,
+    /// "Formal Grammar").
     #[error("the peer does not speak ZMTP 3 (nor 2)")]
     NotZmtp,
     /// The peer announced a version below 3; we do not downgrade (RFC 37, "Version Negotiation").
@@ -89,8 +89,8 @@ pub enum Error {
         /// What is wrong.
         what: &'static str,
     },
-    /// The peer's identity is longer than 255 octets or starts with a zero octet (RFC 37, "The Identity
-    /// Property").
+    /// The peer's identity is longer than 255 octets or starts with a zero octet (RFC 37, "The
+    /// Identity Property").
     #[error("bad identity: at most 255 octets, the first not zero")]
     BadIdentity,
     /// Something well-formed came at the wrong time.

@@ -34,7 +34,8 @@ pub(crate) enum Head {
     Whole(Header),
 }
 
-/// Reads the header at `pos`, which is at most `buf.len()`. Bad flags are refused at their own octet.
+/// Reads the header at `pos`, which is at most `buf.len()`. Bad flags are refused at their own
+/// octet.
 #[inline(always)]
 pub(crate) fn read_header(buf: &[u8], pos: usize) -> Result<Head, Error> {
     let Some(&flags) = buf.get(pos) else { return Ok(Head::Partial { need: pos + 2 }) };
@@ -68,8 +69,8 @@ pub(crate) struct Span {
     pub(crate) end: usize,
 }
 
-/// Where the frames of the last message stand; scratch the caller owns and reuses, so that a message costs no
-/// allocation.
+/// Where the frames of the last message stand; scratch the caller owns and reuses, so that a
+/// message costs no allocation.
 #[derive(Clone, Debug, Default)]
 pub struct Frames {
     /// In order and without gaps: a frame's header starts where the frame before it ends.
@@ -121,7 +122,8 @@ impl<'a> Message<'a> {
         self.buf.get(span.start..span.end)
     }
 
-    /// The frames `i..` as they came over the wire, headers included; empty if there is no frame `i`.
+    /// The frames `i..` as they came over the wire, headers included; empty if there is no frame
+    /// `i`.
     #[inline]
     pub fn raw_from(&self, i: usize) -> &'a [u8] {
         self.raw_between(i, self.spans.len())
@@ -134,8 +136,8 @@ impl<'a> Message<'a> {
         self.buf.get(range).unwrap_or_default()
     }
 
-    /// Where in the buffer the header of frame `i` starts; the length of the whole message if there is no
-    /// frame `i`.
+    /// Where in the buffer the header of frame `i` starts; the length of the whole message if there
+    /// is no frame `i`.
     #[inline]
     pub fn raw_from_offset(&self, i: usize) -> usize {
         let before = i.min(self.spans.len());
@@ -156,14 +158,16 @@ pub fn put_frame(out: &mut Vec<u8>, more: bool, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// Writes the header of a message frame whose payload of `payload_len` octets follows some other way.
+/// Writes the header of a message frame whose payload of `payload_len` octets follows some other
+/// way.
 #[inline]
 pub fn put_header(out: &mut Vec<u8>, more: bool, payload_len: usize) {
     put_any_header(out, u8::from(more), payload_len);
 }
 
-/// Writes a PING: answer it, or hang up after `ttl_deciseconds` of silence if that is not 0 (RFC 37,
-/// "Connection Heartbeating"). Only for peers that [`Connection::supports_ping`](crate::Connection::supports_ping).
+/// Writes a PING: answer it, or hang up after `ttl_deciseconds` of silence if that is not 0 (RFC
+/// 37, "Connection Heartbeating"). Only for peers that
+/// [`Connection::supports_ping`](crate::Connection::supports_ping).
 ///
 /// # Panics
 /// If `context` is longer than 16 octets.
@@ -177,8 +181,8 @@ pub(crate) fn put_pong(out: &mut Vec<u8>, context: &[u8]) {
     put_command(out, b"PONG", &[context]);
 }
 
-/// Writes an ERROR: fatal for the peer (RFC 37, "Error Handling"). The grammar allows 255 visible ASCII
-/// characters: what is longer is cut, what is not visible becomes `_`.
+/// Writes an ERROR: fatal for the peer (RFC 37, "Error Handling"). The grammar allows 255 visible
+/// ASCII characters: what is longer is cut, what is not visible becomes `_`.
 pub fn put_error(out: &mut Vec<u8>, reason: &str) {
     let reason: Vec<u8> = reason
         .chars()
@@ -211,8 +215,8 @@ fn put_any_header(out: &mut Vec<u8>, flags: u8, len: usize) {
     }
 }
 
-/// Iterates over the frames of `raw`, well-formed message bytes as [`Message::raw_from`] gives them: whether
-/// more follow, and the payload. Ends early where the bytes are not well-formed.
+/// Iterates over the frames of `raw`, well-formed message bytes as [`Message::raw_from`] gives
+/// them: whether more follow, and the payload. Ends early where the bytes are not well-formed.
 pub fn raw_frames(raw: &[u8]) -> RawFrames<'_> {
     RawFrames { raw, pos: 0 }
 }
@@ -238,7 +242,8 @@ impl<'a> Iterator for RawFrames<'a> {
     }
 }
 
-/// Sets the MORE flag on the last frame of `raw`, well-formed message bytes, so that more can be appended.
+/// Sets the MORE flag on the last frame of `raw`, well-formed message bytes, so that more can be
+/// appended.
 pub fn set_more_on_last(raw: &mut [u8]) {
     let mut frames = raw_frames(raw);
     let mut last = None;

@@ -33,8 +33,9 @@ pub(crate) enum Greeting {
     Whole { minor: u8 },
 }
 
-/// Judges as much of a greeting as has arrived, refusing at the first octet that cannot be ours. Padding,
-/// `as-server` and filler are not looked at: the RFC forbids it for the first and 3.1 peers owe nothing else.
+/// Judges as much of a greeting as has arrived, refusing at the first octet that cannot be ours.
+/// Padding, `as-server` and filler are not looked at: the RFC forbids it for the first and 3.1
+/// peers owe nothing else.
 pub(crate) fn read_greeting(buf: &[u8], mechanism: Mechanism) -> Result<Greeting, Error> {
     let Some(&first) = buf.first() else { return Ok(Greeting::Partial { need: 1 }) };
     if first != 0xff {

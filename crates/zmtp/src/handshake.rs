@@ -32,8 +32,8 @@ impl Mechanism {
     }
 }
 
-/// What the handshake waits for. PLAIN's and CURVE's steps belong here; whatever state they carry goes into a
-/// box, so that a connection that is through pays nothing for it.
+/// What the handshake waits for. PLAIN's and CURVE's steps belong here; whatever state they carry
+/// goes into a box, so that a connection that is through pays nothing for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Handshake {
     /// NULL: our READY is written, the peer's is awaited.
@@ -47,8 +47,8 @@ pub(crate) struct Metadata {
     pub(crate) identity: Box<[u8]>,
 }
 
-/// Whether `identity` may be announced: at most 255 octets, the first not zero; empty means none (RFC 37, "The
-/// Identity Property").
+/// Whether `identity` may be announced: at most 255 octets, the first not zero; empty means none
+/// (RFC 37, "The Identity Property").
 pub fn valid_identity(identity: &[u8]) -> bool {
     identity.len() <= IDENTITY_BYTES_MAX && identity.first() != Some(&0)
 }

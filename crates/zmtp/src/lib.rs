@@ -6,20 +6,22 @@
 //!                   └─▶ out: greeting, READY, PONG, ERROR (bytes for the peer)
 //! ```
 //!
-//! The caller owns every buffer: what was received and is not consumed yet, what is to be sent, and the
-//! scratch that describes the last message. A message is never copied and nothing is ever allocated by an
-//! announced length: each limit is checked as soon as the octets that break it have arrived.
+//! The caller owns every buffer: what was received and is not consumed yet, what is to be sent, and
+//! the scratch that describes the last message. A message is never copied and nothing is ever
+//! allocated by an announced length: each limit is checked as soon as the octets that break it have
+//! arrived.
 //!
-//! Spoken: ZMTP 3.0 and 3.1 (RFC 23, RFC 37) with the NULL mechanism, in the role of either side. We announce
-//! 3.1 and send READY as soon as the peer's greeting is acceptable, which suits 3.0 peers (both send at once) and
-//! 3.1 peers (the connecting side sends first) alike.
+//! Spoken: ZMTP 3.0 and 3.1 (RFC 23, RFC 37) with the NULL mechanism, in the role of either side.
+//! We announce 3.1 and send READY as soon as the peer's greeting is acceptable, which suits 3.0
+//! peers (both send at once) and 3.1 peers (the connecting side sends first) alike.
 //!
-//! Departures from RFC 37, each on the strict side: a READY without `Socket-Type`, or one that names
-//! `Socket-Type` or `Identity` twice, is refused; so is a second READY. Peers older than 3.0 are refused and
-//! not downgraded to.
+//! Departures from RFC 37, each on the strict side: a READY without `Socket-Type`, or one that
+//! names `Socket-Type` or `Identity` twice, is refused; so is a second READY. Peers older than 3.0
+//! are refused and not downgraded to.
 //!
-//! This room never knows a clock (heartbeat deadlines are the caller's), a socket, or what a message means.
-//! The rules of single sockets (fair queues, REQ's lockstep, subscriptions) are not kept here either.
+//! This room never knows a clock (heartbeat deadlines are the caller's), a socket, or what a
+//! message means. The rules of single sockets (fair queues, REQ's lockstep, subscriptions) are not
+//! kept here either.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -14,8 +14,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 64 MiB per frame and per message, 1024 frames, 64 KiB per command: far above what brokers carry,
-    /// low enough that a peer cannot take the machine.
+    /// 64 MiB per frame and per message, 1024 frames, 64 KiB per command: far above what brokers
+    /// carry, low enough that a peer cannot take the machine.
     fn default() -> Limits {
         Limits {
             frame_bytes_max: 64 << 20,
