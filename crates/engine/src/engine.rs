@@ -571,7 +571,7 @@ impl Engine {
         let mut lost: Vec<RequestKey> = Vec::new();
         // All offers leave before any request returns: it must not meet this worker again.
         for seat in seats {
-            if planted!(self, GhostOffers) && self.seats[seat].is_free() {
+            if planted!(self, GhostOffers) && matches!(self.seats[seat].holds, Holds::Free(_)) {
                 continue;
             }
             match self.seats.remove(seat).map(|seat| seat.holds) {
@@ -961,13 +961,6 @@ impl Service {
         let leases = self.leases.deadline().unwrap_or(Time::MAX);
         let reap = self.idle_since.map_or(Time::MAX, |at| at + idle);
         line.min(leases).min(reap)
-    }
-}
-
-impl Seat {
-    #[cfg(feature = "planted")]
-    fn is_free(&self) -> bool {
-        matches!(self.holds, Holds::Free(_))
     }
 }
 

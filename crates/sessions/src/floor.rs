@@ -533,7 +533,7 @@ impl Floor {
     }
 
     /// A peer that does not read costs only itself.
-    fn check_outbox(&mut self, id: ConnId) {
+    pub(crate) fn check_outbox(&mut self, id: ConnId) {
         let limit = self.config.limits.out_bytes;
         let Some(wire) = self.wire(id) else { return };
         let len = wire.outbox.len();

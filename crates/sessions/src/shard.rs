@@ -508,8 +508,9 @@ impl Shard {
             Ok(_) | Err(_) => 0,
         };
         // PONG, READY and ERROR are written by the codec itself.
-        if !wire.touched && !wire.outbox.is_empty() {
+        if !wire.outbox.is_empty() {
             self.floor.touch(id);
+            self.floor.check_outbox(id);
         }
         match step {
             Ok(step) => Some(step),
