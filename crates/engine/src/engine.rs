@@ -326,6 +326,14 @@ impl Engine {
         self.requests.len()
     }
 
+    /// Requests that wait and their payload bytes, over all services.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, u64) {
+        self.services.values().fold((0, 0), |(len, bytes), service| {
+            (len + service.line.asks().len(), bytes + service.waiting_bytes)
+        })
+    }
+
     /// Services in the house.
     #[must_use]
     pub fn services_len(&self) -> usize {

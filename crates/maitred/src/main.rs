@@ -1,2 +1,115 @@
-//! The maitred binary.
-fn main() {}
+//! The maitred broker: one binary.
+//!
+//! `serve` is the house; everything else talks to one: over MDP (`call`, `work`, `bench`) or over
+//! HTTP (`services`, `workers`, `drain`, `reload`).
+
+mod serve;
+
+mod reactor;
+
+mod inbox;
+
+mod view;
+
+mod http;
+
+mod metrics;
+
+mod config;
+
+mod remote;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Seats requests with workers: a Majordomo broker.
+#[derive(Debug, Parser)]
+#[command(name = "maitred", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Sub,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// Run a broker
+    Serve {
+        /// Configuration file (TOML); without one, the defaults
+        #[arg(short, long, env = "MAITRED_CONFIG")]
+        config: Option<PathBuf>,
+        /// Listen for Majordomo peers here, or `off`; may be repeated [default: tcp://127.0.0.1:5555]
+        #[arg(long, value_name = "ENDPOINT")]
+        mdp: Vec<String>,
+        /// Listen for HTTP here, or `off` [default: 127.0.0.1:8080]
+        #[arg(long, value_name = "ADDR")]
+        http: Option<String>,
+        /// Directory that this broker alone may use
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// How log lines look
+        #[arg(long, value_name = "FORMAT")]
+        log_format: Option<config::LogFormat>,
+    },
+    /// Check a configuration file
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// List services
+    Services(remote::Target),
+    /// List workers
+    Workers(remote::Target),
+    /// Let a broker finish what it holds, then stop
+    Drain(remote::Target),
+    /// Make a broker read its configuration file again
+    Reload(remote::Target),
+}
+
+/// Why a command failed, and the exit code that says so.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// Something went wrong: exit code 1.
+    pub(crate) fn new(message: impl Into<String>) -> Failure {
+        Failure { code: 1, message: message.into() }
+    }
+
+    /// What was asked for makes no sense: exit code 2, as for wrong flags.
+    pub(crate) fn config(message: impl Into<String>) -> Failure {
+        Failure { code: 2, message: message.into() }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("maitred: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(command: Sub) -> Result<(), Failure> {
+    match command {
+        Sub::Serve { config, mdp, http, data, log_format } => {
+            serve::run(config, config::Overrides { mdp, http, log_format }, data)
+        }
+        Sub::Check { file } => {
+            config::Settings::load(Some(&file), &config::Overrides::default())
+                .map_err(|error| Failure::config(error.to_string()))?;
+            println!("{}: ok", file.display());
+            Ok(())
+        }
+        Sub::Services(target) => remote::services(&target),
+        Sub::Workers(target) => remote::workers(&target),
+        Sub::Drain(target) => remote::drain(&target),
+        Sub::Reload(target) => remote::reload(&target),
+    }
+}

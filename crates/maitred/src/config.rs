@@ -1,0 +1,444 @@
+//! The configuration file: TOML, every key optional, everything checked before anything is used.
+//!
+//! An unknown key or a bad value is refused with file, line and what is accepted. Flags and the
+//! environment override the file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use engine::{ServiceConfig, Span};
+use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
+use sessions::{Dialect, ShardConfig};
+
+/// The file as it is written.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    mdp: Mdp,
+    http: HttpFile,
+    limits: LimitsFile,
+    defaults: Rules,
+    services: BTreeMap<String, Rules>,
+    drain: DrainFile,
+    log: LogFile,
+}
+
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Mdp {
+    heartbeat: Option<Lasting>,
+    liveness: Option<u32>,
+    listen: Option<Vec<Listen>>,
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    endpoint: Endpoint,
+    #[serde(default = "yes")]
+    mdp02_service_frame: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct HttpFile {
+    listen: Option<String>,
+    token: Option<String>,
+    hosts: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsFile {
+    frame_bytes: Option<Size>,
+    message_bytes: Option<Size>,
+    frames: Option<u32>,
+    connections: Option<usize>,
+    handshake: Option<Lasting>,
+    idle: Option<Lasting>,
+    out_bytes: Option<Size>,
+    services: Option<usize>,
+    concurrency: Option<u32>,
+    service_idle: Option<Lasting>,
+}
+
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Rules {
+    max_deliveries: Option<u32>,
+    queue_max: Option<usize>,
+    queue_bytes: Option<Size>,
+    give_up: Option<Lasting>,
+    execution_limit: Option<Lasting>,
+    answer_refusals: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DrainFile {
+    timeout: Option<Lasting>,
+}
+
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LogFile {
+    level: Option<String>,
+    format: Option<LogFormat>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A `tcp://host:port` endpoint to listen on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Endpoint {
+    /// Host and port as given, without the scheme.
+    pub(crate) address: String,
+}
+
+impl std::str::FromStr for Endpoint {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Endpoint, String> {
+        let address = text.strip_prefix("tcp://").ok_or_else(|| {
+            format!("{text:?} is not an endpoint: expected tcp://HOST:PORT, such as tcp://127.0.0.1:5555")
+        })?;
+        let address = address.replacen("*:", "0.0.0.0:", usize::from(address.starts_with("*:")));
+        let port = address.rsplit_once(':').map(|(_, port)| port);
+        if port.is_none_or(|port| port.parse::<u16>().is_err()) {
+            return Err(format!("{text:?} has no port from 0 to 65535 (0 lets the system choose)"));
+        }
+        Ok(Endpoint { address })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tcp://{}", self.address)
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Endpoint, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A span of time: `"250ms"`, `"3s"`, `"5m"`, `"1h"`, or `"never"`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Lasting(pub(crate) Span);
+
+impl std::str::FromStr for Lasting {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Lasting, String> {
+        let expected = || {
+            format!("{text:?} is not a duration: expected a number with us, ms, s, m or h, such as \"250ms\", or \"never\"")
+        };
+        if text == "never" {
+            return Ok(Lasting(Span::MAX));
+        }
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let count: i64 = text[..digits].parse().map_err(|_| expected())?;
+        let nanos = match &text[digits..] {
+            "us" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return Err(expected()),
+        };
+        Ok(Lasting(Span::from_nanos(count.checked_mul(nanos).ok_or_else(expected)?)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Lasting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lasting, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A number of bytes: a plain number, or `"64KiB"`, `"8MiB"`, `"1GiB"`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Size(u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
+        struct SizeVisitor;
+        impl Visitor<'_> for SizeVisitor {
+            type Value = Size;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of bytes, such as 65536 or \"64KiB\" (KiB, MiB, GiB)")
+            }
+            fn visit_i64<E: serde::de::Error>(self, n: i64) -> Result<Size, E> {
+                u64::try_from(n).map(Size).map_err(|_| E::custom("a size cannot be negative"))
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Size, E> {
+                let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+                let shift = match &text[digits..] {
+                    "" | "B" => 0,
+                    "KiB" => 10,
+                    "MiB" => 20,
+                    "GiB" => 30,
+                    _ => return Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+                };
+                let count: Option<u64> = text[..digits].parse().ok();
+                count.and_then(|n| n.checked_mul(1 << shift)).map(Size).ok_or_else(|| {
+                    E::invalid_value(serde::de::Unexpected::Str(text), &SizeVisitor)
+                })
+            }
+        }
+        deserializer.deserialize_any(SizeVisitor)
+    }
+}
+
+/// Everything `serve` needs, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) shard: ShardConfig,
+    pub(crate) mdp: Vec<(Endpoint, Dialect)>,
+    /// `None` = no HTTP.
+    pub(crate) http: Option<String>,
+    pub(crate) http_token: Option<String>,
+    /// Host names beside the listening address under which the HTTP port may be addressed.
+    pub(crate) http_hosts: Vec<String>,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) log_level: String,
+    pub(crate) log_format: LogFormat,
+}
+
+/// What flags and the environment override.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overrides {
+    pub(crate) mdp: Vec<String>,
+    pub(crate) http: Option<String>,
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// A refused configuration: where, what, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{place}: {message}")]
+    Refused { place: String, message: String },
+}
+
+impl Settings {
+    /// Reads `path`, or takes the defaults without one, and applies what overrides it.
+    pub(crate) fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Settings, ConfigError> {
+        let file = match path {
+            None => File::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
+                parse(&path.display().to_string(), &text)?
+            }
+        };
+        let place = || path.map_or("flags".into(), |path| path.display().to_string());
+        settings(file, overrides)
+            .map_err(|message| ConfigError::Refused { place: place(), message })
+    }
+}
+
+/// Parses the text of a file that errors call `name`.
+fn parse(name: &str, text: &str) -> Result<File, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        let message = error.message().replace('\n', " ");
+        ConfigError::Refused { place: format!("{name}:{line}"), message }
+    })
+}
+
+fn settings(file: File, overrides: &Overrides) -> Result<Settings, String> {
+    let mut shard = ShardConfig::default();
+    let limits = &file.limits;
+    set_size(&mut shard.zmtp.frame_bytes_max, limits.frame_bytes);
+    set_size(&mut shard.zmtp.message_bytes_max, limits.message_bytes);
+    set(&mut shard.zmtp.frames_max, limits.frames);
+    set(&mut shard.limits.connections, limits.connections);
+    set_span(&mut shard.limits.handshake, limits.handshake);
+    set_span(&mut shard.limits.idle, limits.idle);
+    if let Some(Size(bytes)) = limits.out_bytes {
+        shard.limits.out_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
+    set(&mut shard.engine.services_max, limits.services);
+    set(&mut shard.engine.concurrency_max, limits.concurrency);
+    set_span(&mut shard.engine.service_idle, limits.service_idle);
+    set_span(&mut shard.heartbeat, file.mdp.heartbeat);
+    set(&mut shard.liveness, file.mdp.liveness);
+    shard.engine.defaults = rules(ServiceConfig::default(), &file.defaults);
+    for (name, own) in &file.services {
+        let config = rules(shard.engine.defaults, own);
+        match name.strip_suffix('*') {
+            Some(prefix) => shard.engine.by_prefix.push((prefix.as_bytes().into(), config)),
+            None => {
+                shard.engine.by_name.insert(name.as_bytes().into(), config);
+            }
+        }
+    }
+    check(&shard, &file.services)?;
+    let mdp = endpoints(&file.mdp, overrides)?;
+    let http = overrides.http.clone().or(file.http.listen).unwrap_or("127.0.0.1:8080".into());
+    let http = (http != "off").then(|| http.trim_start_matches("http://").to_owned());
+    if let Some(token) = &file.http.token
+        && token.len() < 8
+    {
+        return Err("http.token is too short: use at least 8 characters".into());
+    }
+    Ok(Settings {
+        shard,
+        mdp,
+        http,
+        http_token: file.http.token,
+        http_hosts: file.http.hosts,
+        drain_timeout: file
+            .drain
+            .timeout
+            .map_or(Duration::from_secs(30), |Lasting(span)| span.into()),
+        log_level: file.log.level.unwrap_or("info".into()),
+        log_format: overrides.log_format.or(file.log.format).unwrap_or_default(),
+    })
+}
+
+fn endpoints(mdp: &Mdp, overrides: &Overrides) -> Result<Vec<(Endpoint, Dialect)>, String> {
+    if overrides.mdp.iter().any(|endpoint| endpoint == "off") {
+        return Ok(Vec::new());
+    }
+    if !overrides.mdp.is_empty() {
+        let parse = |text: &String| Ok((text.parse()?, Dialect::default()));
+        return overrides.mdp.iter().map(parse).collect();
+    }
+    Ok(match &mdp.listen {
+        None => vec![(Endpoint { address: "127.0.0.1:5555".into() }, Dialect::default())],
+        Some(listen) => listen
+            .iter()
+            .map(|one| {
+                let dialect = Dialect { mdp02_service_frame: one.mdp02_service_frame };
+                (one.endpoint.clone(), dialect)
+            })
+            .collect(),
+    })
+}
+
+fn rules(base: ServiceConfig, own: &Rules) -> ServiceConfig {
+    let mut config = base;
+    set(&mut config.max_deliveries, own.max_deliveries);
+    set(&mut config.queue_max, own.queue_max);
+    set_size(&mut config.queue_bytes, own.queue_bytes);
+    set_span(&mut config.give_up, own.give_up);
+    set_span(&mut config.execution_limit, own.execution_limit);
+    set(&mut config.answer_refusals, own.answer_refusals);
+    config
+}
+
+/// Values that parse but make no broker.
+fn check(shard: &ShardConfig, services: &BTreeMap<String, Rules>) -> Result<(), String> {
+    let ms = Span::from_millis;
+    let beat = shard.heartbeat;
+    if beat < ms(10) || beat > ms(3_600_000) {
+        return Err("mdp.heartbeat must be from 10ms to 1h".into());
+    }
+    if !(1..=1_000).contains(&shard.liveness) {
+        return Err("mdp.liveness must be from 1 to 1000".into());
+    }
+    if shard.zmtp.frames_max == 0 || shard.zmtp.frame_bytes_max == 0 {
+        return Err("limits.frames and limits.frame_bytes must be at least 1".into());
+    }
+    if shard.zmtp.message_bytes_max >= 1 << 31 {
+        return Err("limits.message_bytes must be below 2GiB".into());
+    }
+    if shard.limits.out_bytes < 64 * 1024 {
+        return Err("limits.out_bytes must be at least 64KiB".into());
+    }
+    if shard.limits.handshake < ms(10) || shard.limits.handshake > ms(3_600_000) {
+        return Err("limits.handshake must be from 10ms to 1h".into());
+    }
+    if shard.limits.connections == 0 || shard.engine.services_max == 0 {
+        return Err("limits.connections and limits.services must be at least 1".into());
+    }
+    if !(1..=1_000_000).contains(&shard.engine.concurrency_max) {
+        return Err("limits.concurrency must be from 1 to 1000000".into());
+    }
+    let named = services.keys().map(|name| (format!("services.{name:?}"), name.as_bytes()));
+    for (place, name) in [("defaults".to_owned(), &b""[..])].into_iter().chain(named) {
+        let config = match name.strip_suffix(b"*") {
+            Some(prefix) => shard.engine.service(prefix),
+            None if name.is_empty() => shard.engine.defaults,
+            None => shard.engine.service(name),
+        };
+        if config.max_deliveries == 0 {
+            return Err(format!("{place}.max_deliveries must be at least 1 (1 = never run twice)"));
+        }
+        if config.give_up <= Span::ZERO || config.execution_limit <= Span::ZERO {
+            return Err(format!(
+                "{place}: give_up and execution_limit must be longer than nothing, or \"never\""
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn set<T: Copy>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+fn set_size(place: &mut u64, value: Option<Size>) {
+    set(place, value.map(|Size(bytes)| bytes));
+}
+
+fn set_span(place: &mut Span, value: Option<Lasting>) {
+    set(place, value.map(|Lasting(span)| span));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        let file = match parse("m.toml", text) {
+            Ok(file) => file,
+            Err(error) => return error.to_string(),
+        };
+        settings(file, &Overrides::default()).map(|_| "accepted".into()).unwrap_or_else(|e| e)
+    }
+
+    #[test]
+    fn bad_files_are_refused_with_line_and_advice() {
+        let cases = [
+            ("", "accepted"),
+            ("[mdp]\nheartbeat = \"3s\"", "accepted"),
+            ("[limits]\nframe_bytes = 1024\nmessage_bytes = \"1MiB\"", "accepted"),
+            ("[services.\"img.*\"]\ngive_up = \"never\"", "accepted"),
+            ("[mdp]\n\nheartbeet = \"3s\"", "m.toml:3: unknown field `heartbeet`"),
+            ("[mdp]\nheartbeat = 3", "m.toml:2: invalid type: integer `3`"),
+            ("[mdp]\nheartbeat = \"3 fortnights\"", "m.toml:2: \"3 fortnights\" is not a duration"),
+            ("[mdp]\nheartbeat = \"1ms\"", "mdp.heartbeat must be from 10ms to 1h"),
+            ("[limits]\nframes = -1", "m.toml:2: invalid value: integer `-1`"),
+            ("[limits]\nframe_bytes = \"lots\"", "m.toml:2: invalid value: string \"lots\""),
+            ("[defaults]\nmax_deliveries = 0", "defaults.max_deliveries must be at least 1"),
+            ("[services.x]\nmax_deliveries = 0", "services.\"x\".max_deliveries must be"),
+            ("[[mdp.listen]]\nendpoint = \"udp://x:1\"", "m.toml:2: \"udp://x:1\" is not an endpoint"),
+            ("[[mdp.listen]]\nendpoint = \"tcp://x\"", "m.toml:2: \"tcp://x\" has no port"),
+            ("[http]\ntoken = \"abc\"", "http.token is too short"),
+        ];
+        for (text, expected) in cases {
+            let got = refusal(text);
+            assert!(got.starts_with(expected), "{text:?}\n  gave {got:?}\n  not  {expected:?}");
+        }
+    }
+}

@@ -1,0 +1,603 @@
+//! The reactor: one thread that owns the sockets and the shard.
+//!
+//! A turn, in this order:
+//! 1. wait for readiness, the bell, or the shard's deadline;
+//! 2. read the clock once;
+//! 3. take commands, accept connections;
+//! 4. read each ready connection once (at most one buffer each, so that nobody starves);
+//! 5. let the shard do what is due;
+//! 6. flush each touched connection once, close what is to be closed;
+//! 7. hand out the outcomes of local calls, write the log.
+//!
+//! Readiness is edge-triggered: a connection stays in `ready` until a read came up short.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::{ConnId, Time};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use sessions::{Call, CloseReason, Dialect, Note, Outcome, Shard, Want};
+use tokio::sync::oneshot;
+
+use crate::inbox::{Command, Detail, Inbox};
+use crate::view::{self, Clock, Snapshot, Traffic};
+
+/// Read by all connections in turn; one read is at most this long.
+const READ_BUFFER: usize = 128 * 1024;
+/// Connections accepted in one turn.
+const ACCEPTS_PER_TURN: usize = 256;
+/// After the process ran out of descriptors, accept again this much later.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Pieces written by one system call.
+const PIECES: usize = 32;
+/// How long goodbyes may take when the broker ends.
+const GOODBYE: Duration = Duration::from_millis(500);
+/// After a turn with a single event, look this long for the next before going to sleep: a peer that
+/// makes one call at a time answers within it, and waking up costs more than looking.
+const SPIN: Duration = Duration::from_micros(50);
+
+const BELL: Token = Token(0);
+const FIRST_LISTENER: usize = 1;
+const FIRST_CONNECTION: usize = 1 << 16;
+
+/// A socket and what is known of its readiness.
+struct Socket {
+    id: ConnId,
+    stream: TcpStream,
+    /// There may be more to read.
+    readable: bool,
+    /// It is in `ready`.
+    queued: bool,
+    /// The last write did not take everything.
+    blocked: bool,
+}
+
+/// What the reactor is made of.
+pub(crate) struct Reactor {
+    poll: Poll,
+    inbox: Arc<Inbox>,
+    clock: Clock,
+    shard: Shard,
+    listeners: Vec<(TcpListener, Dialect)>,
+    /// By the slot of their id.
+    sockets: Vec<Option<Socket>>,
+    /// Connections to read in this turn or the next.
+    ready: VecDeque<ConnId>,
+    buffer: Box<[u8]>,
+    calls: HashMap<ConnId, (u64, oneshot::Sender<Outcome>)>,
+    call_by_ticket: HashMap<u64, ConnId>,
+    traffic: Traffic,
+    /// When listeners that ran out of descriptors are tried again.
+    accept_again: Option<Instant>,
+    drain_timeout: Duration,
+    drain_until: Option<Instant>,
+    drained: bool,
+    scratch: Scratch,
+}
+
+/// Lists reused from turn to turn.
+#[derive(Default)]
+struct Scratch {
+    ids: Vec<ConnId>,
+    outcomes: Vec<(ConnId, Outcome)>,
+    commands: Vec<Command>,
+}
+
+impl Reactor {
+    /// A reactor on listeners that are already bound.
+    pub(crate) fn new(
+        shard: Shard,
+        clock: Clock,
+        listeners: Vec<(std::net::TcpListener, Dialect)>,
+        drain_timeout: Duration,
+    ) -> io::Result<Reactor> {
+        let poll = Poll::new()?;
+        let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), BELL)?));
+        let mut own = Vec::new();
+        for (i, (listener, dialect)) in listeners.into_iter().enumerate() {
+            listener.set_nonblocking(true)?;
+            let mut listener = TcpListener::from_std(listener);
+            let token = Token(FIRST_LISTENER + i);
+            poll.registry().register(&mut listener, token, Interest::READABLE)?;
+            own.push((listener, dialect));
+        }
+        Ok(Reactor {
+            poll,
+            inbox,
+            clock,
+            shard,
+            listeners: own,
+            sockets: Vec::new(),
+            ready: VecDeque::new(),
+            buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            calls: HashMap::new(),
+            call_by_ticket: HashMap::new(),
+            traffic: Traffic::default(),
+            accept_again: None,
+            drain_timeout,
+            drain_until: None,
+            drained: false,
+            scratch: Scratch::default(),
+        })
+    }
+
+    /// How other threads reach the reactor.
+    pub(crate) fn inbox(&self) -> Arc<Inbox> {
+        self.inbox.clone()
+    }
+
+    /// Runs until the broker was drained.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1_024);
+        let mut spin = false;
+        loop {
+            let waited = self.wait(&mut events, spin)?;
+            self.traffic.turns += 1;
+            let now = self.clock.now();
+            let mut count = 0;
+            for event in &events {
+                count += 1;
+                match event.token() {
+                    BELL => self.take_commands(now),
+                    Token(n) if n < FIRST_CONNECTION => self.accept(now, n - FIRST_LISTENER),
+                    Token(n) => self.note_readiness(n - FIRST_CONNECTION, event, now),
+                }
+            }
+            if self.accept_again.is_some_and(|at| at <= Instant::now()) {
+                self.accept_again = None;
+                (0..self.listeners.len()).for_each(|i| self.accept(now, i));
+            }
+            for _ in 0..self.ready.len() {
+                if let Some(id) = self.ready.pop_front() {
+                    self.read(now, id);
+                }
+            }
+            if self.shard.deadline().is_some_and(|due| due <= now) {
+                self.shard.tick(now);
+            }
+            self.flush_touched(now);
+            self.close_closing(now);
+            self.resume();
+            self.hand_out_outcomes(now);
+            self.log();
+            spin = count == 1 && waited < 4 * SPIN;
+            if self.drained || self.drain_until.is_some_and(|until| until <= Instant::now()) {
+                return self.say_goodbye();
+            }
+        }
+    }
+
+    /// Waits for events and says how long it slept.
+    fn wait(&mut self, events: &mut Events, spin: bool) -> io::Result<Duration> {
+        if !self.ready.is_empty() {
+            self.poll_once(events, Some(Duration::ZERO))?;
+            return Ok(Duration::ZERO);
+        }
+        let start = Instant::now();
+        if spin {
+            loop {
+                self.poll_once(events, Some(Duration::ZERO))?;
+                let spent = start.elapsed();
+                if !events.is_empty() || spent >= SPIN {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+            if !events.is_empty() {
+                return Ok(start.elapsed());
+            }
+        }
+        let now = self.clock.now();
+        let due = self.shard.deadline().map(|due| Duration::from(due - now));
+        let instants = [self.accept_again, self.drain_until].into_iter().flatten();
+        let other = instants.min().map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = due.into_iter().chain(other).min();
+        self.poll_once(events, timeout)?;
+        Ok(start.elapsed())
+    }
+
+    fn poll_once(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                events.clear();
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn note_readiness(&mut self, slot: usize, event: &mio::event::Event, now: Time) {
+        let Some(socket) = self.sockets.get_mut(slot).and_then(Option::as_mut) else { return };
+        let id = socket.id;
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            socket.readable = true;
+            if !socket.queued {
+                socket.queued = true;
+                self.ready.push_back(id);
+            }
+        }
+        if event.is_writable() && socket.blocked {
+            socket.blocked = false;
+            self.flush(now, id);
+        }
+    }
+
+    fn accept(&mut self, now: Time, listener: usize) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some((socket, dialect)) = self.listeners.get(listener) else { return };
+            match socket.accept() {
+                Ok((stream, remote)) => {
+                    let dialect = *dialect;
+                    if let Some(id) = self.shard.open(now, dialect, Some(remote)) {
+                        self.admit(now, id, stream);
+                    }
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+                    _ => {
+                        tracing::warn!(%error, "cannot accept connections; trying again");
+                        break;
+                    }
+                },
+            }
+        }
+        // Out of descriptors, or more are waiting: the edge will not come again.
+        self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+    }
+
+    fn admit(&mut self, now: Time, id: ConnId, mut stream: TcpStream) {
+        let slot = id.slot() as usize;
+        let token = Token(FIRST_CONNECTION + slot);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = stream
+            .set_nodelay(true)
+            .and_then(|()| self.poll.registry().register(&mut stream, token, interest));
+        if let Err(error) = registered {
+            tracing::debug!(%error, "a connection ended before it was taken in");
+            return self.shard.closed(now, id);
+        }
+        // Finds a vanished host even when its peer speaks ZMTP 3.0 and cannot be PINGed.
+        if let Err(error) = rustix::net::sockopt::set_socket_keepalive(&stream, true) {
+            tracing::debug!(%error, "no TCP keepalive");
+        }
+        if self.sockets.len() <= slot {
+            self.sockets.resize_with(slot + 1, || None);
+        }
+        self.sockets[slot] =
+            Some(Socket { id, stream, readable: false, queued: false, blocked: false });
+    }
+
+    /// Reads one connection once.
+    fn read(&mut self, now: Time, id: ConnId) {
+        let Some(socket) = self.sockets.get_mut(id.slot() as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if socket.id != id {
+            return;
+        }
+        socket.queued = false;
+        let (result, room) = match self.shard.want(id) {
+            // It stays readable and is queued again when it is resumed.
+            Want::Paused => return,
+            Want::Shared => {
+                let have = self.shard.take_pending(id, &mut self.buffer);
+                let result = socket.stream.read(&mut self.buffer[have..]);
+                match result {
+                    Ok(n) if n > 0 => self.shard.received(now, id, &mut self.buffer[..have + n]),
+                    Ok(_) | Err(_) => {
+                        if have > 0
+                            && let Some(pending) = self.shard.direct(id)
+                        {
+                            pending.extend_from_slice(&self.buffer[..have]);
+                        }
+                    }
+                }
+                (result, self.buffer.len() - have)
+            }
+            Want::Direct => {
+                let Some(pending) = self.shard.direct(id) else { return };
+                let room = pending.capacity() - pending.len();
+                let spare = rustix::buffer::spare_capacity(pending);
+                let result = rustix::io::read(&socket.stream, spare).map_err(io::Error::from);
+                if result.as_ref().is_ok_and(|n| *n > 0) {
+                    self.shard.received_direct(now, id);
+                }
+                (result, room)
+            }
+        };
+        match result {
+            Ok(0) => self.close(now, id),
+            Ok(n) => {
+                self.traffic.bytes_in += n as u64;
+                if n == room {
+                    socket.queued = true;
+                    self.ready.push_back(id);
+                } else {
+                    socket.readable = false;
+                }
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => socket.readable = false,
+                io::ErrorKind::Interrupted => {
+                    socket.queued = true;
+                    self.ready.push_back(id);
+                }
+                _ => self.close(now, id),
+            },
+        }
+    }
+
+    fn flush_touched(&mut self, now: Time) {
+        let mut ids = std::mem::take(&mut self.scratch.ids);
+        self.shard.take_touched(&mut ids);
+        for id in ids.drain(..) {
+            self.flush(now, id);
+        }
+        self.scratch.ids = ids;
+    }
+
+    /// Writes what waits for one connection, as far as it goes.
+    fn flush(&mut self, now: Time, id: ConnId) {
+        let Some(socket) = self.sockets.get_mut(id.slot() as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if socket.id != id {
+            return;
+        }
+        loop {
+            let Some(outbox) = self.shard.outbox(id) else { return };
+            if outbox.is_empty() || socket.blocked {
+                return;
+            }
+            let mut pieces = [&[][..]; PIECES];
+            let count = outbox.pieces(&mut pieces);
+            let result = if count == 1 {
+                socket.stream.write(pieces[0])
+            } else {
+                socket.stream.write_vectored(&pieces[..count].map_slices())
+            };
+            match result {
+                Ok(n) => {
+                    self.traffic.bytes_out += n as u64;
+                    self.shard.wrote(now, id, n);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => socket.blocked = true,
+                    io::ErrorKind::Interrupted => {}
+                    _ => return self.close(now, id),
+                },
+            }
+        }
+    }
+
+    fn close_closing(&mut self, now: Time) {
+        let mut ids = std::mem::take(&mut self.scratch.ids);
+        loop {
+            self.shard.take_closing(&mut ids);
+            let Some(id) = ids.pop() else { break };
+            self.flush(now, id);
+            self.close(now, id);
+        }
+        self.scratch.ids = ids;
+    }
+
+    fn close(&mut self, now: Time, id: ConnId) {
+        if let Some(place) = self.sockets.get_mut(id.slot() as usize)
+            && place.as_ref().is_some_and(|socket| socket.id == id)
+            && let Some(mut socket) = place.take()
+        {
+            // Both may fail on a connection that is already gone; there is nothing else to do.
+            let _ = self.poll.registry().deregister(&mut socket.stream);
+            let _ = socket.stream.shutdown(std::net::Shutdown::Write);
+        }
+        self.shard.closed(now, id);
+    }
+
+    /// Connections that were paused are read again if there was something left.
+    fn resume(&mut self) {
+        let mut ids = std::mem::take(&mut self.scratch.ids);
+        self.shard.take_resumed(&mut ids);
+        for id in ids.drain(..) {
+            if let Some(socket) = self.sockets.get_mut(id.slot() as usize).and_then(Option::as_mut)
+                && socket.id == id
+                && socket.readable
+                && !socket.queued
+            {
+                socket.queued = true;
+                self.ready.push_back(id);
+            }
+        }
+        self.scratch.ids = ids;
+    }
+
+    fn take_commands(&mut self, now: Time) {
+        let mut commands = std::mem::take(&mut self.scratch.commands);
+        self.inbox.take(&mut commands);
+        for command in commands.drain(..) {
+            self.obey(now, command);
+        }
+        self.scratch.commands = commands;
+    }
+
+    fn obey(&mut self, now: Time, command: Command) {
+        match command {
+            Command::Call { ticket, service, body, answer } => {
+                let id = self.shard.call(now, Call { service, body });
+                self.calls.insert(id, (ticket, answer));
+                self.call_by_ticket.insert(ticket, id);
+            }
+            Command::HangUp { ticket } => {
+                if let Some(id) = self.call_by_ticket.remove(&ticket) {
+                    self.calls.remove(&id);
+                    self.shard.hang_up(now, id);
+                }
+            }
+            Command::Look { detail, answer } => {
+                // Whoever asked may be gone by now.
+                let _ = answer.send(self.snapshot(now, detail));
+            }
+            Command::Reload { config, done } => {
+                self.shard.configure(now, *config);
+                let _ = done.send(());
+            }
+            Command::Drain => self.drain(now),
+        }
+    }
+
+    fn drain(&mut self, now: Time) {
+        if self.drain_until.is_some() {
+            return;
+        }
+        tracing::info!(
+            requests = self.shard.engine().requests_len(),
+            timeout = ?self.drain_timeout,
+            "draining: no new connections, no new requests"
+        );
+        for (listener, _) in &mut self.listeners {
+            let _ = self.poll.registry().deregister(listener);
+        }
+        self.listeners.clear();
+        self.drain_until = Some(Instant::now() + self.drain_timeout);
+        self.shard.drain(now);
+    }
+
+    fn hand_out_outcomes(&mut self, now: Time) {
+        let mut outcomes = std::mem::take(&mut self.scratch.outcomes);
+        self.shard.take_outcomes(&mut outcomes);
+        for (id, outcome) in outcomes.drain(..) {
+            if let Some((ticket, answer)) = self.calls.remove(&id) {
+                self.call_by_ticket.remove(&ticket);
+                // Whoever asked may be gone by now.
+                let _ = answer.send(outcome);
+            }
+            self.shard.hang_up(now, id);
+        }
+        self.scratch.outcomes = outcomes;
+    }
+
+    fn log(&mut self) {
+        for note in self.shard.notes().drain(..) {
+            match note {
+                Note::WorkerJoined(id, remote, service, concurrency) => tracing::info!(
+                    conn = ?id,
+                    remote = %Remote(remote),
+                    service = view::show(&service),
+                    concurrency,
+                    "worker joined"
+                ),
+                Note::WorkerLeft(id) => tracing::info!(conn = ?id, "worker left"),
+                Note::WorkerExpired(id) => {
+                    tracing::warn!(conn = ?id, "worker given up: silent while idle");
+                }
+                Note::WorkerDismissed(id, why) => {
+                    tracing::warn!(conn = ?id, why, "worker told to go");
+                }
+                Note::Closed(id, remote, reason) => log_closed(id, remote, &reason),
+                Note::Garbage(id, why) => {
+                    tracing::warn!(conn = ?id, why, "a message that makes no sense");
+                }
+                Note::Drained => {
+                    tracing::info!("drained: the last request ended");
+                    self.drained = true;
+                }
+            }
+        }
+    }
+
+    fn snapshot(&self, now: Time, detail: Detail) -> Snapshot {
+        let engine = self.shard.engine();
+        let (waiting, waiting_bytes) = engine.waiting();
+        Snapshot {
+            stats: engine.stats().clone(),
+            counters: *self.shard.counters(),
+            traffic: self.traffic,
+            workers_len: engine.workers_len(),
+            services_len: engine.services_len(),
+            requests_len: engine.requests_len(),
+            waiting,
+            waiting_bytes,
+            draining: self.drain_until.is_some(),
+            services: match detail {
+                Detail::Services => view::services(&self.shard, now),
+                Detail::Totals | Detail::Workers => Vec::new(),
+            },
+            workers: match detail {
+                Detail::Workers => view::workers(&self.shard, now),
+                Detail::Totals | Detail::Services => Vec::new(),
+            },
+        }
+    }
+
+    /// Tells every worker, and gives the kernel a moment to carry it away.
+    fn say_goodbye(mut self) -> io::Result<()> {
+        let now = self.clock.now();
+        self.hand_out_outcomes(now);
+        self.flush_touched(now);
+        let until = Instant::now() + GOODBYE;
+        while self.unsent() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+            for slot in 0..self.sockets.len() {
+                if let Some(socket) = &mut self.sockets[slot] {
+                    socket.blocked = false;
+                    let id = socket.id;
+                    self.flush(now, id);
+                }
+            }
+        }
+        self.shard.shut_down(now);
+        self.close_closing(now);
+        self.log();
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    fn unsent(&mut self) -> bool {
+        let ids: Vec<ConnId> = self.sockets.iter().flatten().map(|socket| socket.id).collect();
+        ids.into_iter().any(|id| self.shard.outbox(id).is_some_and(|outbox| !outbox.is_empty()))
+    }
+}
+
+fn log_closed(id: ConnId, remote: Option<std::net::SocketAddr>, reason: &CloseReason) {
+    let (label, remote) = (reason.as_str(), Remote(remote));
+    match reason {
+        CloseReason::Ended | CloseReason::Shutdown | CloseReason::Idle | CloseReason::PeerTtl => {
+            tracing::debug!(conn = ?id, %remote, reason = label, "connection closed");
+        }
+        CloseReason::Zmtp(_, detail) => {
+            tracing::warn!(conn = ?id, %remote, reason = label, detail, "connection refused");
+        }
+        CloseReason::Handshake
+        | CloseReason::Dead
+        | CloseReason::SlowReader
+        | CloseReason::Garbage => {
+            tracing::warn!(conn = ?id, %remote, reason = label, "connection closed");
+        }
+    }
+}
+
+/// An address that may be unknown.
+struct Remote(Option<std::net::SocketAddr>);
+
+impl std::fmt::Display for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+/// Pieces as the vectored write wants them.
+trait MapSlices<'a> {
+    fn map_slices(&self) -> Vec<IoSlice<'a>>;
+}
+
+impl<'a> MapSlices<'a> for [&'a [u8]] {
+    fn map_slices(&self) -> Vec<IoSlice<'a>> {
+        self.iter().map(|piece| IoSlice::new(piece)).collect()
+    }
+}

@@ -1,0 +1,163 @@
+//! Commands that talk to a running broker over HTTP.
+
+use serde::de::DeserializeOwned;
+
+use crate::Failure;
+use crate::view::{Services, Workers};
+
+/// Which broker, and how to print.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Target {
+    /// HTTP address of the broker
+    #[arg(long, env = "MAITRED_HTTP", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    http: String,
+    /// Bearer token, if the broker wants one
+    #[arg(long, env = "MAITRED_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `maitred services`.
+pub(crate) fn services(target: &Target) -> Result<(), Failure> {
+    let body = get(target, "/v1/services")?;
+    if target.json {
+        print!("{body}");
+        return Ok(());
+    }
+    let Services { services } = parse(&body)?;
+    let header =
+        ["SERVICE", "WORKERS", "OFFERS", "WAITING", "LEASED", "REQUESTS", "REFUSED", "REDELIVERED", "P99"];
+    let rows = services.into_iter().map(|s| {
+        let p99 = s.sojourn_p99_us.map_or("-".into(), |us| format!("{:.1}ms", us as f64 / 1e3));
+        [
+            s.name,
+            s.workers.to_string(),
+            s.offers.to_string(),
+            s.waiting.to_string(),
+            s.leased.to_string(),
+            s.requests.to_string(),
+            s.refusals.to_string(),
+            s.redeliveries.to_string(),
+            p99,
+        ]
+    });
+    print_table(header, rows.collect());
+    Ok(())
+}
+
+/// `maitred workers`.
+pub(crate) fn workers(target: &Target) -> Result<(), Failure> {
+    let body = get(target, "/v1/workers")?;
+    if target.json {
+        print!("{body}");
+        return Ok(());
+    }
+    let Workers { workers } = parse(&body)?;
+    let header = ["WORKER", "SERVICE", "REMOTE", "HOLDS", "OF", "HANDLED", "AGE", "QUIET"];
+    let seconds = |ms: i64| format!("{:.1}s", ms as f64 / 1e3);
+    let rows = workers.into_iter().map(|w| {
+        [
+            w.id,
+            w.service,
+            w.remote.unwrap_or_else(|| "-".into()),
+            w.holds.to_string(),
+            w.concurrency.to_string(),
+            w.handled.to_string(),
+            seconds(w.age_ms),
+            seconds(w.quiet_ms),
+        ]
+    });
+    print_table(header, rows.collect());
+    Ok(())
+}
+
+/// `maitred drain`.
+pub(crate) fn drain(target: &Target) -> Result<(), Failure> {
+    post(target, "/v1/drain")?;
+    println!("draining: the broker stops once the last request ended");
+    Ok(())
+}
+
+/// `maitred reload`.
+pub(crate) fn reload(target: &Target) -> Result<(), Failure> {
+    let body = post(target, "/v1/reload")?;
+    if target.json {
+        println!("{body}");
+        return Ok(());
+    }
+    let answer: serde_json::Value = parse(&body)?;
+    println!("applied");
+    for key in answer["needs_restart"].as_array().into_iter().flatten() {
+        println!("{} changed: counts from the next start on", key.as_str().unwrap_or("?"));
+    }
+    Ok(())
+}
+
+fn get(target: &Target, path: &str) -> Result<String, Failure> {
+    request(target, path, false)
+}
+
+fn post(target: &Target, path: &str) -> Result<String, Failure> {
+    request(target, path, true)
+}
+
+fn request(target: &Target, path: &str, post: bool) -> Result<String, Failure> {
+    let url = format!("{}{path}", target.http.trim_end_matches('/'));
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(std::time::Duration::from_secs(30)))
+        .build()
+        .into();
+    let bearer = target.token.as_ref().map(|token| format!("Bearer {token}"));
+    let sent = if post {
+        let mut request = agent.post(&url);
+        if let Some(bearer) = &bearer {
+            request = request.header("authorization", bearer);
+        }
+        request.send_empty()
+    } else {
+        let mut request = agent.get(&url);
+        if let Some(bearer) = &bearer {
+            request = request.header("authorization", bearer);
+        }
+        request.call()
+    };
+    let cannot = |error: &dyn std::fmt::Display| {
+        Failure::new(format!("{url}: {error}; is a broker running there? (--http URL)"))
+    };
+    let mut response = sent.map_err(|error| cannot(&error))?;
+    let status = response.status();
+    let limit = 1 << 30;
+    let body = response.body_mut().with_config().limit(limit).read_to_string();
+    let body = body.map_err(|error| cannot(&error))?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let refusal: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+    let message = refusal["message"].as_str().unwrap_or(&body).to_owned();
+    Err(Failure::new(format!("{url}: {status}: {message}")))
+}
+
+fn parse<T: DeserializeOwned>(body: &str) -> Result<T, Failure> {
+    serde_json::from_str(body)
+        .map_err(|error| Failure::new(format!("the broker's answer is not understood: {error}")))
+}
+
+fn print_table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) {
+    let mut widths = header.map(str::len);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let print = |cells: [&str; N]| {
+        let line = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        println!("{}", line.collect::<Vec<_>>().join("  ").trim_end());
+    };
+    print(header);
+    for row in &rows {
+        print(row.each_ref().map(String::as_str));
+    }
+}

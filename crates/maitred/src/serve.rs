@@ -1,0 +1,294 @@
+//! `maitred serve`: binds, starts the reactor on its own thread, and serves HTTP and signals beside
+//! it.
+
+use std::io::Write;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sessions::{Shard, ShardConfig};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::Failure;
+use crate::config::{LogFormat, Overrides, Settings};
+use crate::http::{self, House};
+use crate::inbox::{Command, Inbox};
+use crate::reactor::Reactor;
+use crate::view::Clock;
+
+/// What a reload found.
+pub(crate) struct NewRules {
+    pub(crate) shard: ShardConfig,
+    /// Keys that changed but only count from the next start on.
+    pub(crate) needs_restart: Vec<&'static str>,
+}
+
+/// Where the configuration comes from, and what it was at the start.
+struct Source {
+    path: Option<PathBuf>,
+    overrides: Overrides,
+    started: Settings,
+}
+
+impl Source {
+    fn reload(&self) -> Result<NewRules, String> {
+        let new = Settings::load(self.path.as_deref(), &self.overrides)
+            .map_err(|error| error.to_string())?;
+        let old = &self.started;
+        let mut needs_restart = Vec::new();
+        if new.mdp != old.mdp {
+            needs_restart.push("mdp.listen");
+        }
+        if new.http != old.http || new.http_token != old.http_token {
+            needs_restart.push("http");
+        }
+        if (&new.log_level, new.log_format) != (&old.log_level, old.log_format) {
+            needs_restart.push("log");
+        }
+        Ok(NewRules { shard: new.shard, needs_restart })
+    }
+}
+
+/// Runs a broker until it was drained.
+pub(crate) fn run(
+    path: Option<PathBuf>,
+    overrides: Overrides,
+    data: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let settings = Settings::load(path.as_deref(), &overrides)
+        .map_err(|error| Failure::config(error.to_string()))?;
+    start_log(&settings);
+    let _lock = data.map(lock_data).transpose()?;
+    raise_file_limit(settings.shard.limits.connections);
+    let broker = Broker::bind(settings, path, overrides)?;
+    for line in broker.addresses() {
+        println!("{line}");
+    }
+    println!("ready");
+    for line in broker.hints() {
+        println!("{line}");
+    }
+    // A reader that went away must not end the broker.
+    let _ = std::io::stdout().flush();
+    broker.run()
+}
+
+/// A bound broker.
+pub(crate) struct Broker {
+    reactor: Reactor,
+    inbox: Arc<Inbox>,
+    source: Arc<Source>,
+    http: Option<(std::net::TcpListener, SocketAddr)>,
+    mdp: Vec<SocketAddr>,
+}
+
+impl Broker {
+    /// Binds every endpoint; nothing is served yet.
+    pub(crate) fn bind(
+        settings: Settings,
+        path: Option<PathBuf>,
+        overrides: Overrides,
+    ) -> Result<Broker, Failure> {
+        let mut listeners = Vec::new();
+        let mut mdp = Vec::new();
+        for (endpoint, dialect) in &settings.mdp {
+            let listener = bind(&endpoint.address, &endpoint.to_string())?;
+            mdp.push(local_address(&listener)?);
+            listeners.push((listener, *dialect));
+        }
+        let http = match &settings.http {
+            None => None,
+            Some(address) => {
+                let listener = bind(address, &format!("http://{address}"))?;
+                let address = local_address(&listener)?;
+                Some((listener, address))
+            }
+        };
+        let clock = Clock::start();
+        let seed = (fastrand::u64(..), fastrand::u64(..));
+        let shard = Shard::new(settings.shard.clone(), seed, 0, 1, clock.now());
+        let reactor = Reactor::new(shard, clock, listeners, settings.drain_timeout)
+            .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
+        let inbox = reactor.inbox();
+        let source = Arc::new(Source { path, overrides, started: settings });
+        Ok(Broker { reactor, inbox, source, http, mdp })
+    }
+
+    /// Where Majordomo clients and workers connect.
+    pub(crate) fn mdp_address(&self) -> Option<SocketAddr> {
+        self.mdp.first().copied()
+    }
+
+    /// How other threads reach the broker.
+    pub(crate) fn inbox(&self) -> Arc<Inbox> {
+        self.inbox.clone()
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let mdp = self.mdp.iter().map(|address| format!("listening mdp tcp://{address}"));
+        let http = self.http.iter().map(|(_, address)| format!("listening http http://{address}"));
+        mdp.chain(http).collect()
+    }
+
+    /// A line to try for each listener.
+    fn hints(&self) -> Vec<String> {
+        let mut hints = Vec::new();
+        if let Some(address) = self.mdp.first() {
+            hints.push(format!("try: maitred work upper --mdp tcp://{address} -- tr a-z A-Z"));
+            hints.push(format!("     maitred call upper 'hello' --mdp tcp://{address}"));
+        }
+        if let Some((_, address)) = &self.http {
+            hints.push(format!("     curl -d hello http://{address}/v1/services/upper"));
+        }
+        hints
+    }
+
+    /// Serves until drained.
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let Broker { reactor, inbox, source, http, mdp: _ } = self;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
+        runtime.spawn(listen_to_signals(inbox.clone(), source.clone()));
+        if let Some((listener, address)) = http {
+            let settings = &source.started;
+            let reload = {
+                let source = source.clone();
+                Box::new(move || source.reload())
+            };
+            let body_max =
+                settings.shard.zmtp.message_bytes_max.min(settings.shard.zmtp.frame_bytes_max);
+            let house = House::new(
+                inbox,
+                settings.http_token.clone(),
+                address,
+                &settings.http_hosts,
+                usize::try_from(body_max).unwrap_or(usize::MAX),
+                reload,
+            );
+            runtime.spawn(serve_http(listener, Arc::new(house)));
+        }
+        let reactor = std::thread::Builder::new()
+            .name("reactor".into())
+            .spawn(move || reactor.run())
+            .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
+        let ended = reactor.join().map_err(|_| Failure::new("the reactor panicked"))?;
+        // Replies that HTTP is still writing get a moment.
+        runtime.shutdown_timeout(Duration::from_millis(200));
+        ended.map_err(|error| Failure::new(format!("the reactor failed: {error}")))
+    }
+}
+
+async fn serve_http(listener: std::net::TcpListener, house: Arc<House>) {
+    let served = async {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        axum::serve(listener, http::routes(house)).await
+    };
+    if let Err(error) = served.await {
+        tracing::error!(%error, "HTTP stopped");
+    }
+}
+
+/// SIGTERM and SIGINT drain, SIGHUP reloads.
+async fn listen_to_signals(inbox: Arc<Inbox>, source: Arc<Source>) {
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    );
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
+        tracing::error!("cannot listen to signals: SIGTERM will not drain");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => drain(&inbox),
+            _ = interrupt.recv() => drain(&inbox),
+            _ = hangup.recv() => match source.reload() {
+                Err(error) => tracing::error!(error, "configuration refused; the old one stays"),
+                Ok(rules) => {
+                    let (done, applied) = tokio::sync::oneshot::channel();
+                    let config = Box::new(rules.shard);
+                    if inbox.send(Command::Reload { config, done }).is_ok() && applied.await.is_ok() {
+                        tracing::info!(needs_restart = ?rules.needs_restart, "configuration applied");
+                    }
+                }
+            },
+        }
+    }
+}
+
+fn drain(inbox: &Inbox) {
+    if let Err(error) = inbox.send(Command::Drain) {
+        tracing::error!(%error, "cannot reach the reactor");
+    }
+}
+
+fn bind(address: &str, endpoint: &str) -> Result<std::net::TcpListener, Failure> {
+    let addresses: Vec<SocketAddr> = address
+        .to_socket_addrs()
+        .map_err(|error| Failure::new(format!("cannot resolve {endpoint}: {error}")))?
+        .collect();
+    // Loopback by default; an open port without authentication is a decision for part 3's keys.
+    if let Some(open) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+        return Err(Failure::config(format!(
+            "{endpoint} ({open}) is not a loopback address, and this version has no authentication: \
+             listen on 127.0.0.1 or [::1]"
+        )));
+    }
+    std::net::TcpListener::bind(&addresses[..])
+        .map_err(|error| Failure::new(format!("cannot listen on {endpoint}: {error}")))
+}
+
+fn local_address(listener: &std::net::TcpListener) -> Result<SocketAddr, Failure> {
+    listener.local_addr().map_err(|error| Failure::new(format!("no local address: {error}")))
+}
+
+fn start_log(settings: &Settings) {
+    let level = &settings.log_level;
+    let filter = EnvFilter::try_from_env("MAITRED_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match settings.log_format {
+        LogFormat::Text => log.with_ansi(false).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    if let Err(error) = started {
+        eprintln!("maitred: no log: {error}");
+    }
+}
+
+/// Every connection costs a descriptor: takes as many as the system grants.
+fn raise_file_limit(connections: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    let granted = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if granted < connections as u64 {
+        tracing::info!(
+            granted,
+            connections,
+            "fewer open files than limits.connections; raise the hard limit for more"
+        );
+    }
+}
+
+/// Takes the data directory for this process alone.
+fn lock_data(dir: PathBuf) -> Result<std::fs::File, Failure> {
+    let cannot = |what: &str, error: &dyn std::fmt::Display| {
+        Failure::new(format!("cannot {what} data directory {}: {error}", dir.display()))
+    };
+    std::fs::create_dir_all(&dir).map_err(|error| cannot("create", &error))?;
+    let path = dir.join("maitred.lock");
+    let file = std::fs::File::create(&path).map_err(|error| cannot("write to", &error))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| cannot("lock", &"another maitred uses it"))?;
+    Ok(file)
+}

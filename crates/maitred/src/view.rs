@@ -1,0 +1,166 @@
+//! Pictures of the broker for people, scripts and metrics: the only serialisable types.
+
+use std::time::Instant;
+
+use engine::{ConnId, Histogram, Span, Stats, Time};
+use serde::{Deserialize, Serialize};
+use sessions::{Counters, Shard};
+
+/// What the reactor tells of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) stats: Stats,
+    pub(crate) counters: Counters,
+    pub(crate) traffic: Traffic,
+    pub(crate) workers_len: usize,
+    pub(crate) services_len: usize,
+    pub(crate) requests_len: usize,
+    pub(crate) waiting: usize,
+    pub(crate) waiting_bytes: u64,
+    pub(crate) draining: bool,
+    pub(crate) services: Vec<Service>,
+    pub(crate) workers: Vec<Worker>,
+}
+
+/// Bytes over all sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) turns: u64,
+}
+
+/// One service.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Service {
+    /// Its name; octets that are not UTF-8 are shown as `\xNN`.
+    pub(crate) name: String,
+    pub(crate) workers: u32,
+    /// Offers that wait for a request.
+    pub(crate) offers: usize,
+    /// Requests that wait for an offer.
+    pub(crate) waiting: usize,
+    pub(crate) waiting_bytes: u64,
+    /// Age of the oldest waiting request in milliseconds.
+    pub(crate) oldest_ms: Option<i64>,
+    /// Requests held by workers.
+    pub(crate) leased: u32,
+    pub(crate) requests: u64,
+    pub(crate) replies: u64,
+    pub(crate) refusals: u64,
+    pub(crate) redeliveries: u64,
+    /// Upper bounds in microseconds of the time from arrival to a worker.
+    pub(crate) sojourn_p50_us: Option<u64>,
+    pub(crate) sojourn_p99_us: Option<u64>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Worker {
+    pub(crate) id: String,
+    pub(crate) service: String,
+    pub(crate) remote: Option<String>,
+    pub(crate) concurrency: usize,
+    /// Requests it holds.
+    pub(crate) holds: usize,
+    pub(crate) handled: u64,
+    /// Time since it offered itself, in milliseconds.
+    pub(crate) age_ms: i64,
+    /// Time since its last byte, in milliseconds.
+    pub(crate) quiet_ms: i64,
+    /// Whether the peer answers ZMTP PING.
+    pub(crate) pings: bool,
+}
+
+/// The answer of `GET /v1/services`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Services {
+    pub(crate) services: Vec<Service>,
+}
+
+/// The answer of `GET /v1/workers`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Workers {
+    pub(crate) workers: Vec<Worker>,
+}
+
+/// The one clock of the house: nanoseconds since it was opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Clock {
+        Clock(Instant::now())
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        Time::ZERO + Span::from(self.0.elapsed())
+    }
+}
+
+/// Shows any bytes as text.
+pub(crate) fn show(name: &[u8]) -> String {
+    name.utf8_chunks().fold(String::new(), |mut text, chunk| {
+        text.push_str(chunk.valid());
+        for octet in chunk.invalid() {
+            text.push_str(&format!("\\x{octet:02x}"));
+        }
+        text
+    })
+}
+
+pub(crate) fn show_id(id: ConnId) -> String {
+    format!("{id:?}")
+}
+
+/// Every service, by name.
+pub(crate) fn services(shard: &Shard, now: Time) -> Vec<Service> {
+    let percentile = |histogram: Option<&Histogram>, q| histogram.map(|h| h.percentile_us(q));
+    let mut services: Vec<Service> = shard
+        .engine()
+        .services()
+        .map(|service| Service {
+            name: show(service.name),
+            workers: service.workers,
+            offers: service.offers,
+            waiting: service.waiting,
+            waiting_bytes: service.waiting_bytes,
+            oldest_ms: service.oldest.map(|at| (now - at).as_millis()),
+            leased: service.leased,
+            requests: service.requests,
+            replies: service.replies,
+            refusals: service.refusals,
+            redeliveries: service.redeliveries,
+            sojourn_p50_us: percentile(service.sojourn, 50),
+            sojourn_p99_us: percentile(service.sojourn, 99),
+        })
+        .collect();
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    services
+}
+
+/// Every worker, by service and age.
+pub(crate) fn workers(shard: &Shard, now: Time) -> Vec<Worker> {
+    let conns: std::collections::HashMap<ConnId, sessions::ConnView> =
+        shard.connections().map(|conn| (conn.id, conn)).collect();
+    let mut workers: Vec<Worker> = shard
+        .engine()
+        .workers()
+        .map(|worker| {
+            let conn = conns.get(&worker.conn);
+            Worker {
+                id: show_id(worker.conn),
+                service: show(worker.service),
+                remote: conn.and_then(|conn| conn.remote).map(|remote| remote.to_string()),
+                concurrency: worker.concurrency,
+                holds: worker.holds,
+                handled: worker.handled,
+                age_ms: (now - worker.since).as_millis(),
+                quiet_ms: conn.map_or(0, |conn| (now - conn.last_seen).as_millis()),
+                pings: conn.is_some_and(|conn| conn.pings),
+            }
+        })
+        .collect();
+    workers.sort_by(|a, b| (&a.service, -a.age_ms, &a.id).cmp(&(&b.service, -b.age_ms, &b.id)));
+    workers
+}
