@@ -398,12 +398,14 @@ impl Engine {
         if service.is_at_bound(bytes) && !planted!(self, BoundIgnored) {
             if request.when_full == WhenFull::Refuse || bytes > service.config.queue_bytes {
                 service.refusals += 1;
-                return self.refuse_new(&request, Reason::QueueFull, out);
+                self.refuse_new(&request, Reason::QueueFull, out);
+            } else {
+                service.paused.push_back((request.conn, bytes));
+                let held_back = HeldBack { service: key, bytes, promised: false };
+                self.require_conn(now, request.conn).held_back = Some(held_back);
+                out.emit(Effect::Pause { to: request.conn });
             }
-            service.paused.push_back((request.conn, bytes));
-            let held_back = HeldBack { service: key, bytes, promised: false };
-            self.require_conn(now, request.conn).held_back = Some(held_back);
-            return out.emit(Effect::Pause { to: request.conn });
+            return self.rest(now, key);
         }
         service.taken += 1;
         self.stats.requests += 1;
@@ -435,7 +437,7 @@ impl Engine {
         let outcome = line.ask(now, request.since, held, &mut self.drops);
         self.settle_outcome(now, key, outcome, out);
         self.settle_drops(now, key, out);
-        self.arm(now, key);
+        self.rest(now, key);
     }
 
     fn on_offer(
@@ -466,7 +468,7 @@ impl Engine {
         for seat in seats {
             self.offer_seat(now, key, seat, out);
         }
-        self.arm(now, key);
+        self.rest(now, key);
     }
 
     fn on_reply(
