@@ -247,7 +247,11 @@ impl Engine {
     /// The one door in. Never blocks, never fails, never reads a clock.
     pub fn step(&mut self, now: Time, event: Event<'_>, out: &mut impl Out) {
         match event {
-            Event::Request(request) => self.on_request(now, request, out),
+            Event::Request(request) => {
+                let kept = self.keep_promise(request.conn);
+                self.on_request(now, request, out);
+                self.settle_promise(now, kept, out);
+            }
             Event::Reply { conn, request, body, last } => {
                 self.on_reply(now, conn, request, body, last, out);
             }
@@ -382,7 +386,6 @@ impl Engine {
     }
 
     fn on_request(&mut self, now: Time, request: Request<'_>, out: &mut impl Out) {
-        self.keep_promise(request.conn);
         let name = request.service.as_slice();
         if self.draining.is_some() {
             return self.refuse_new(&request, Reason::Draining, out);
@@ -523,7 +526,8 @@ impl Engine {
 
     fn on_gone(&mut self, now: Time, id: ConnId, out: &mut impl Out) {
         self.withdraw_worker(now, id, out);
-        self.keep_promise_of_gone(now, id, out);
+        let kept = self.keep_promise(id);
+        self.settle_promise(now, kept, out);
         let Some(conn) = self.conns.remove(&id) else { return };
         // Drops on the way must find the whole list undone, so it is undone first.
         let mut asked: Vec<RequestKey> = Vec::new();
@@ -649,6 +653,8 @@ impl Engine {
         let outcome = line.ask_r(now, now, seat, &mut self.drops);
         self.settle_outcome(now, key, outcome, out);
         self.settle_drops(now, key, out);
+        // A free offer is room for any number of bytes.
+        self.make_room(key, out);
     }
 
     /// Carries out what became of an ask or an offer.
@@ -865,23 +871,18 @@ impl Engine {
         }
     }
 
-    /// The request that was held back has come: the room kept for it is its own.
-    fn keep_promise(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        let Some(held_back) = conn.held_back.take() else { return };
-        if let Some(service) = self.services.get_mut(held_back.service) {
-            service.forget_held_back(id, held_back);
-        }
+    /// The request that was held back has come, or never will. Says which service kept room for it.
+    fn keep_promise(&mut self, id: ConnId) -> Option<ServiceKey> {
+        let held_back = self.conns.get_mut(&id)?.held_back.take()?;
+        self.services.get_mut(held_back.service)?.forget_held_back(id, held_back);
+        Some(held_back.service)
     }
 
-    fn keep_promise_of_gone(&mut self, now: Time, id: ConnId, out: &mut impl Out) {
-        let held_back = self.conns.get(&id).and_then(|conn| conn.held_back);
-        self.keep_promise(id);
-        if let Some(held_back) = held_back
-            && self.services.contains_key(held_back.service)
-        {
-            self.make_room(held_back.service, out);
-            self.rest(now, held_back.service);
+    /// What the request did not take of the room kept for it is for others.
+    fn settle_promise(&mut self, now: Time, kept: Option<ServiceKey>, out: &mut impl Out) {
+        if let Some(key) = kept {
+            self.make_room(key, out);
+            self.rest(now, key);
         }
     }
 
