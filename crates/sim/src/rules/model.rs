@@ -47,7 +47,7 @@ pub(crate) struct Ask {
 #[derive(Debug, Default)]
 pub(crate) struct Service {
     pub(crate) config: ServiceConfig,
-    /// Waiting requests, oldest first; numbers are given in the order of arrival.
+    /// Waiting requests in the order in which they were taken.
     pub(crate) line: Vec<u64>,
     /// Free offers, the one that waits longest first.
     pub(crate) offers: VecDeque<ConnId>,
@@ -60,6 +60,8 @@ pub(crate) struct Service {
 pub(crate) struct Held {
     client: ConnId,
     pub(crate) service: usize,
+    /// Its place in the order in which requests were taken.
+    place: u64,
     bytes: u64,
     since: Time,
     deliveries: u32,
@@ -151,6 +153,7 @@ impl Model {
         let held = Held {
             client: ask.conn,
             service: ask.service,
+            place: self.counts.requests,
             bytes: ask.bytes,
             since: now,
             deliveries: 0,
@@ -346,8 +349,9 @@ impl Model {
         if let Some(conn) = state.offers.pop_front() {
             self.lease(now, number, conn);
         } else {
-            // A returned request goes to its place in the order of arrival.
-            let place = state.line.partition_point(|other| *other < number);
+            // A returned request goes where it stood.
+            let place = |number: &u64| self.requests[number].place;
+            let place = state.line.partition_point(|other| place(other) < place(&number));
             state.line.insert(place, number);
         }
     }
@@ -381,7 +385,7 @@ impl Model {
     }
 
     fn give_back(&mut self, now: Time, mut lost: Vec<u64>) {
-        lost.sort_unstable();
+        lost.sort_unstable_by_key(|number| self.requests[number].place);
         for number in lost {
             let held = self.requests.get_mut(&number).expect("it was held");
             held.holder = None;
