@@ -572,9 +572,18 @@ impl Engine {
 
     /// Ends a worker; what it holds goes back to the head of its line.
     fn withdraw_worker(&mut self, now: Time, id: ConnId, out: &mut impl Out) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if let Some((key, lost)) = self.vacate(now, id) {
+            self.return_requests(now, key, lost, out);
+            self.rest(now, key);
+        }
+    }
+
+    /// Removes a worker and its offers. Says which service it served and what it holds; the caller
+    /// returns that once no offer is left that must not get it.
+    fn vacate(&mut self, now: Time, id: ConnId) -> Option<(ServiceKey, Vec<RequestKey>)> {
+        let conn = self.conns.get_mut(&id)?;
         if conn.seats.is_empty() {
-            return;
+            return None;
         }
         let seats = core::mem::take(&mut conn.seats);
         let service_key = conn.serves;
@@ -597,10 +606,9 @@ impl Engine {
             }
         }
         if planted!(self, LostLease) {
-            return;
+            lost.clear();
         }
-        self.return_requests(now, service_key, lost, out);
-        self.rest(now, service_key);
+        Some((service_key, lost))
     }
 
     /// Requests whose holder was lost go back to their line, or are refused.
@@ -745,13 +753,30 @@ impl Engine {
         self.rest(now, key);
     }
 
-    /// Workers that held a request too long are put out.
+    /// Workers that held a request too long are put out: all of them before what they hold returns,
+    /// so that no request moves from one to the next.
     fn void_leases(&mut self, now: Time, out: &mut impl Out) {
-        while let Some(expired) = self.expired.pop() {
-            let Some(held) = self.requests.get(expired.value) else { continue };
-            if let State::Leased(seat, _) = held.state {
-                let conn = self.seats[seat].conn;
-                self.expel(now, conn, Expulsion::ExecutionLimit, out);
+        while !self.expired.is_empty() {
+            let mut lost: Vec<(ServiceKey, Vec<RequestKey>)> = Vec::new();
+            while let Some(expired) = self.expired.pop() {
+                let Some(held) = self.requests.get(expired.value) else { continue };
+                let State::Leased(seat, lease) = held.state else { continue };
+                // It may be another worker's by now, under a lease that still runs.
+                if self.services[held.service].leases.get(lease).is_some() {
+                    continue;
+                }
+                let Some(conn) = self.seats.get(seat).map(|seat| seat.conn) else { continue };
+                self.stats.expulsions += 1;
+                out.emit(Effect::Expel { to: conn, why: Expulsion::ExecutionLimit });
+                let Some((key, mut held)) = self.vacate(now, conn) else { continue };
+                match lost.iter_mut().find(|(service, _)| *service == key) {
+                    Some((_, before)) => before.append(&mut held),
+                    None => lost.push((key, held)),
+                }
+            }
+            for (key, requests) in lost {
+                self.return_requests(now, key, requests, out);
+                self.rest(now, key);
             }
         }
     }
