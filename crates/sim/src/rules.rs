@@ -333,7 +333,7 @@ impl<'a> Stage<'a> {
         }
         if in_promised_order(&must) != in_promised_order(&out.told) {
             let rule = blame(&must, &out.told);
-            let text = format!("{code}: it told {:#?}, must have told {must:#?}", out.told);
+            let text = format!("{code}:{}", difference(&must, &out.told));
             return Err(self.violation(rule, text));
         }
         self.compare_state()
@@ -528,6 +528,24 @@ fn in_promised_order(told: &[Told]) -> (BTreeMap<ConnId, Vec<Told>>, Vec<Told>) 
     }
     rest.sort_unstable();
     (ordered, rest)
+}
+
+/// What was told and must not have been, and the reverse; everything if only the order is wrong.
+fn difference(must: &[Told], has: &[Told]) -> String {
+    let (mut missing, mut extra) = (must.to_vec(), Vec::new());
+    for told in has {
+        match missing.iter().position(|other| other == told) {
+            Some(place) => drop(missing.remove(place)),
+            None => extra.push(*told),
+        }
+    }
+    if missing.is_empty() && extra.is_empty() {
+        (missing, extra) = (must.to_vec(), has.to_vec());
+    }
+    let lines = |label: &'static str, list: Vec<Told>| {
+        list.into_iter().map(move |told| format!("\n    {label} {told:?}")).collect::<String>()
+    };
+    lines("must not have told", extra) + &lines("must have told", missing)
 }
 
 /// The rule that the first difference is about.
