@@ -34,7 +34,8 @@ pub struct Engine {
     requests: SlotMap<RequestKey, Held>,
     seats: SlotMap<SeatKey, Seat>,
     conns: HashMap<ConnId, Conn, IdHash>,
-    wheel: Wheel<ServiceKey>,
+    /// Each entry with the time it was armed for: a service that was armed anew ignores the old.
+    wheel: Wheel<(ServiceKey, Time)>,
     draining: Option<Draining>,
     stats: Stats,
     workers: usize,
@@ -42,7 +43,7 @@ pub struct Engine {
     drops: Drops<RequestKey, SeatKey>,
     /// Leases that reached the execution limit; emptied within each step.
     expired: Vec<matching::Dropped<RequestKey>>,
-    fired: Vec<ServiceKey>,
+    fired: Vec<(ServiceKey, Time)>,
     #[cfg(feature = "planted")]
     planted: Option<Planted>,
 }
@@ -278,8 +279,9 @@ impl Engine {
     pub fn tick(&mut self, now: Time, out: &mut impl Out) {
         let mut fired = core::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
-        for key in fired.drain(..) {
-            if let Some(service) = self.services.get_mut(key) {
+        for (key, armed) in fired.drain(..) {
+            let service = self.services.get_mut(key).filter(|service| service.armed == armed);
+            if let Some(service) = service {
                 service.armed = Time::MAX;
                 service.line.tick(now, &mut self.drops);
                 service.leases.tick(now, &mut self.expired);
@@ -309,6 +311,12 @@ impl Engine {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Timers that run, those that will be ignored included.
+    #[must_use]
+    pub fn timers_len(&self) -> usize {
+        self.wheel.len()
     }
 
     /// Workers of the service called `name` at this moment.
@@ -954,7 +962,7 @@ impl Engine {
         let due = service.deadline(self.config.service_idle);
         if due < service.armed {
             service.armed = due;
-            self.wheel.insert(due.max(now), key);
+            self.wheel.insert(due.max(now), (key, due));
         }
     }
 
