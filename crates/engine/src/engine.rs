@@ -660,6 +660,8 @@ impl Engine {
             };
             self.settle_outcome(now, service_key, outcome, out);
         }
+        // Who is past its time to wait and met no free offer does not wait again.
+        self.services[service_key].line.tick(now, &mut self.drops);
         self.settle_drops(now, service_key, out);
         self.arm(now, service_key);
     }
