@@ -245,14 +245,7 @@ impl Model {
         let services: Vec<usize> = self.services.keys().copied().collect();
         for service in services {
             let config = self.services[&service].config;
-            let line = self.services[&service].line.clone();
-            for number in line {
-                if self.requests[&number].since + config.give_up <= now {
-                    self.services.get_mut(&service).expect("listed").line.retain(|n| *n != number);
-                    self.refuse(number, Reason::Expired);
-                }
-            }
-            self.make_room(service);
+            self.expire(now, service);
             let overdue: BTreeSet<ConnId> = self
                 .requests
                 .values()
@@ -376,6 +369,18 @@ impl Model {
         self.told.push(Told::Deliver { to, request: number, delivery: held.deliveries });
     }
 
+    fn expire(&mut self, now: Time, service: usize) {
+        let give_up = self.services[&service].config.give_up;
+        for number in self.services[&service].line.clone() {
+            if self.requests[&number].since + give_up <= now {
+                let line = &mut self.services.get_mut(&service).expect("it has a line").line;
+                line.retain(|other| *other != number);
+                self.refuse(number, Reason::Expired);
+            }
+        }
+        self.make_room(service);
+    }
+
     /// Removes a worker. Says what it held.
     fn vacate(&mut self, conn: ConnId) -> Vec<u64> {
         let Some(service) = self.workers.remove(&conn) else { return Vec::new() };
@@ -386,10 +391,12 @@ impl Model {
 
     fn give_back(&mut self, now: Time, mut lost: Vec<u64>) {
         lost.sort_unstable_by_key(|number| self.requests[number].place);
+        let mut served = None;
         for number in lost {
             let held = self.requests.get_mut(&number).expect("it was held");
             held.holder = None;
             let service = held.service;
+            served = Some(service);
             if held.abandoned {
                 self.requests.remove(&number);
             } else if held.started && !held.whole_replies
@@ -403,6 +410,10 @@ impl Model {
                 self.counts.redeliveries += 1;
                 self.seat_or_wait(now, service, number);
             }
+        }
+        // Who is past its time to wait and met no free offer does not wait again.
+        if let Some(service) = served {
+            self.expire(now, service);
         }
     }
 
