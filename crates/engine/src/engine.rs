@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::hash::BuildHasher;
+use core::num::NonZero;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -115,6 +116,8 @@ struct Held {
     envelope: u32,
     body_at: u32,
     since: Time,
+    /// Tells requests of one moment apart: grows in the order they were taken.
+    rank: NonZero<u64>,
     deliveries: u32,
     state: State,
     whole_replies: bool,
@@ -420,6 +423,7 @@ impl Engine {
         }
         service.taken += 1;
         self.stats.requests += 1;
+        let rank = NonZero::new(self.stats.requests).unwrap_or(NonZero::<u64>::MAX);
         let conn = self.require_conn(now, request.conn);
         let next = conn.requests;
         let held = self.requests.insert(Held {
@@ -430,6 +434,7 @@ impl Engine {
             envelope: request.envelope,
             body_at: request.body_at,
             since: request.since,
+            rank,
             deliveries: 0,
             state: State::Moving,
             whole_replies: request.whole_replies,
@@ -627,7 +632,7 @@ impl Engine {
         mut lost: Vec<RequestKey>,
         out: &mut impl Out,
     ) {
-        lost.sort_by_key(|key| (self.requests[*key].since, *key));
+        lost.sort_by_key(|key| (self.requests[*key].since, self.requests[*key].rank));
         for key in lost {
             let held = &mut self.requests[key];
             let service = &mut self.services[service_key];
@@ -652,11 +657,11 @@ impl Engine {
             }
             service.redeliveries += 1;
             self.stats.redeliveries += 1;
-            let (since, line) = (held.since, &mut service.line);
+            let (since, rank, line) = (held.since, held.rank, &mut service.line);
             let outcome = if planted!(self, WrongHead) {
                 line.ask(now, since, key, &mut self.drops)
             } else {
-                line.ask_again(now, since, key, &mut self.drops)
+                line.ask_again(now, since, rank, key, &mut self.drops)
             };
             self.settle_outcome(now, service_key, outcome, out);
         }
