@@ -1,7 +1,7 @@
 //! Replays one seed.
 use maitred_sim::*;
 fn main() {
-    for seed in 0..2000 {
+    for seed in 0..50000 {
         let s = Scenario { seed, stage: Stage::Rules, bug: None, keep: Keep::Last };
         let (log, r) = run(&s);
         if let Err(v) = r {
