@@ -145,7 +145,9 @@ impl std::str::FromStr for Lasting {
     type Err = String;
     fn from_str(text: &str) -> Result<Lasting, String> {
         let expected = || {
-            format!("{text:?} is not a duration: expected a number with us, ms, s, m or h, such as \"250ms\", or \"never\"")
+            format!(
+                "{text:?} is not a duration: expected a number with us, ms, s, m or h, such as \"250ms\", or \"never\""
+            )
         };
         if text == "never" {
             return Ok(Lasting(Span::MAX));
@@ -195,9 +197,10 @@ impl<'de> Deserialize<'de> for Size {
                     _ => return Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
                 };
                 let count: Option<u64> = text[..digits].parse().ok();
-                count.and_then(|n| n.checked_mul(1 << shift)).map(Size).ok_or_else(|| {
-                    E::invalid_value(serde::de::Unexpected::Str(text), &SizeVisitor)
-                })
+                count
+                    .and_then(|n| n.checked_mul(1 << shift))
+                    .map(Size)
+                    .ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &SizeVisitor))
             }
         }
         deserializer.deserialize_any(SizeVisitor)
@@ -238,7 +241,10 @@ pub(crate) enum ConfigError {
 
 impl Settings {
     /// Reads `path`, or takes the defaults without one, and applies what overrides it.
-    pub(crate) fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Settings, ConfigError> {
+    pub(crate) fn load(
+        path: Option<&Path>,
+        overrides: &Overrides,
+    ) -> Result<Settings, ConfigError> {
         let file = match path {
             None => File::default(),
             Some(path) => {
@@ -432,7 +438,10 @@ mod tests {
             ("[limits]\nframe_bytes = \"lots\"", "m.toml:2: invalid value: string \"lots\""),
             ("[defaults]\nmax_deliveries = 0", "defaults.max_deliveries must be at least 1"),
             ("[services.x]\nmax_deliveries = 0", "services.\"x\".max_deliveries must be"),
-            ("[[mdp.listen]]\nendpoint = \"udp://x:1\"", "m.toml:2: \"udp://x:1\" is not an endpoint"),
+            (
+                "[[mdp.listen]]\nendpoint = \"udp://x:1\"",
+                "m.toml:2: \"udp://x:1\" is not an endpoint",
+            ),
             ("[[mdp.listen]]\nendpoint = \"tcp://x\"", "m.toml:2: \"tcp://x\" has no port"),
             ("[http]\ntoken = \"abc\"", "http.token is too short"),
         ];

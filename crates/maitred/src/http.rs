@@ -175,11 +175,17 @@ impl Refusal {
             Reason::QueueFull => {
                 (StatusCode::SERVICE_UNAVAILABLE, "the service's line is full", Some(1))
             }
-            Reason::Expired => {
-                (StatusCode::SERVICE_UNAVAILABLE, "it waited as long as the service allows", Some(1))
+            Reason::Expired => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "it waited as long as the service allows",
+                Some(1),
+            ),
+            Reason::Overload => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the service is overloaded", Some(1))
             }
-            Reason::Overload => (StatusCode::SERVICE_UNAVAILABLE, "the service is overloaded", Some(1)),
-            Reason::Draining => (StatusCode::SERVICE_UNAVAILABLE, "the broker is stopping", Some(5)),
+            Reason::Draining => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the broker is stopping", Some(5))
+            }
             Reason::Denied => (StatusCode::FORBIDDEN, "this is not allowed", None),
             Reason::WorkersFailed => {
                 (StatusCode::SERVICE_UNAVAILABLE, "every worker that tried was lost", Some(1))
@@ -233,9 +239,8 @@ async fn drain(State(house): State<Arc<House>>) -> Result<StatusCode, Refusal> {
 }
 
 async fn reload(State(house): State<Arc<House>>) -> Result<Response, Refusal> {
-    let rules = (house.reload)().map_err(|message| {
-        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message)
-    })?;
+    let rules = (house.reload)()
+        .map_err(|message| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message))?;
     let (done, applied) = oneshot::channel();
     let config = Box::new(rules.shard);
     house.inbox.send(Command::Reload { config, done }).map_err(|_| Refusal::stopping())?;

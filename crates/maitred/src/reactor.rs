@@ -238,7 +238,7 @@ impl Reactor {
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return,
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
-                    _ => {
+                    _other => {
                         tracing::warn!(%error, "cannot accept connections; trying again");
                         break;
                     }
@@ -305,6 +305,8 @@ impl Reactor {
                 let result = rustix::io::read(&socket.stream, spare).map_err(io::Error::from);
                 if result.as_ref().is_ok_and(|n| *n > 0) {
                     self.shard.received_direct(now, id);
+                } else {
+                    self.shard.read_nothing(id);
                 }
                 (result, room)
             }

@@ -27,8 +27,17 @@ pub(crate) fn services(target: &Target) -> Result<(), Failure> {
         return Ok(());
     }
     let Services { services } = parse(&body)?;
-    let header =
-        ["SERVICE", "WORKERS", "OFFERS", "WAITING", "LEASED", "REQUESTS", "REFUSED", "REDELIVERED", "P99"];
+    let header = [
+        "SERVICE",
+        "WORKERS",
+        "OFFERS",
+        "WAITING",
+        "LEASED",
+        "REQUESTS",
+        "REFUSED",
+        "REDELIVERED",
+        "P99",
+    ];
     let rows = services.into_iter().map(|s| {
         let p99 = s.sojourn_p99_us.map_or("-".into(), |us| format!("{:.1}ms", us as f64 / 1e3));
         [
