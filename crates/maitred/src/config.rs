@@ -16,6 +16,7 @@ use sessions::{Dialect, ShardConfig};
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
+    insecure: bool,
     mdp: Mdp,
     http: HttpFile,
     limits: LimitsFile,
@@ -146,7 +147,8 @@ impl std::str::FromStr for Lasting {
     fn from_str(text: &str) -> Result<Lasting, String> {
         let expected = || {
             format!(
-                "{text:?} is not a duration: expected a number with us, ms, s, m or h, such as \"250ms\", or \"never\""
+                "{text:?} is not a duration: expected a number with us, ms, s, m or h, \
+                 such as \"250ms\", or \"never\""
             )
         };
         if text == "never" {
@@ -210,6 +212,8 @@ impl<'de> Deserialize<'de> for Size {
 /// Everything `serve` needs, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    /// Addresses other than loopback may be listened on.
+    pub(crate) insecure: bool,
     pub(crate) shard: ShardConfig,
     pub(crate) mdp: Vec<(Endpoint, Dialect)>,
     /// `None` = no HTTP.
@@ -305,6 +309,7 @@ fn settings(file: File, overrides: &Overrides) -> Result<Settings, String> {
         return Err("http.token is too short: use at least 8 characters".into());
     }
     Ok(Settings {
+        insecure: file.insecure,
         shard,
         mdp,
         http,
