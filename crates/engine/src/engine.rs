@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::hash::BuildHasher;
+use core::num::NonZero;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -34,7 +35,8 @@ pub struct Engine {
     requests: SlotMap<RequestKey, Held>,
     seats: SlotMap<SeatKey, Seat>,
     conns: HashMap<ConnId, Conn, IdHash>,
-    wheel: Wheel<ServiceKey>,
+    /// Each entry with the time it was armed for: a service that was armed anew ignores the old.
+    wheel: Wheel<(ServiceKey, Time)>,
     draining: Option<Draining>,
     stats: Stats,
     workers: usize,
@@ -42,7 +44,7 @@ pub struct Engine {
     drops: Drops<RequestKey, SeatKey>,
     /// Leases that reached the execution limit; emptied within each step.
     expired: Vec<matching::Dropped<RequestKey>>,
-    fired: Vec<ServiceKey>,
+    fired: Vec<(ServiceKey, Time)>,
     #[cfg(feature = "planted")]
     planted: Option<Planted>,
 }
@@ -114,6 +116,8 @@ struct Held {
     envelope: u32,
     body_at: u32,
     since: Time,
+    /// Tells requests of one moment apart: grows in the order they were taken.
+    rank: NonZero<u64>,
     deliveries: u32,
     state: State,
     whole_replies: bool,
@@ -247,7 +251,11 @@ impl Engine {
     /// The one door in. Never blocks, never fails, never reads a clock.
     pub fn step(&mut self, now: Time, event: Event<'_>, out: &mut impl Out) {
         match event {
-            Event::Request(request) => self.on_request(now, request, out),
+            Event::Request(request) => {
+                let kept = self.keep_promise(request.conn);
+                self.on_request(now, request, out);
+                self.settle_promise(now, kept, out);
+            }
             Event::Reply { conn, request, body, last } => {
                 self.on_reply(now, conn, request, body, last, out);
             }
@@ -274,8 +282,9 @@ impl Engine {
     pub fn tick(&mut self, now: Time, out: &mut impl Out) {
         let mut fired = core::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
-        for key in fired.drain(..) {
-            if let Some(service) = self.services.get_mut(key) {
+        for (key, armed) in fired.drain(..) {
+            let service = self.services.get_mut(key).filter(|service| service.armed == armed);
+            if let Some(service) = service {
                 service.armed = Time::MAX;
                 service.line.tick(now, &mut self.drops);
                 service.leases.tick(now, &mut self.expired);
@@ -305,6 +314,12 @@ impl Engine {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Timers that run, those that will be ignored included.
+    #[must_use]
+    pub fn timers_len(&self) -> usize {
+        self.wheel.len()
     }
 
     /// Workers of the service called `name` at this moment.
@@ -382,7 +397,6 @@ impl Engine {
     }
 
     fn on_request(&mut self, now: Time, request: Request<'_>, out: &mut impl Out) {
-        self.keep_promise(request.conn);
         let name = request.service.as_slice();
         if self.draining.is_some() {
             return self.refuse_new(&request, Reason::Draining, out);
@@ -398,15 +412,18 @@ impl Engine {
         if service.is_at_bound(bytes) && !planted!(self, BoundIgnored) {
             if request.when_full == WhenFull::Refuse || bytes > service.config.queue_bytes {
                 service.refusals += 1;
-                return self.refuse_new(&request, Reason::QueueFull, out);
+                self.refuse_new(&request, Reason::QueueFull, out);
+            } else {
+                service.paused.push_back((request.conn, bytes));
+                let held_back = HeldBack { service: key, bytes, promised: false };
+                self.require_conn(now, request.conn).held_back = Some(held_back);
+                out.emit(Effect::Pause { to: request.conn });
             }
-            service.paused.push_back((request.conn, bytes));
-            let held_back = HeldBack { service: key, bytes, promised: false };
-            self.require_conn(now, request.conn).held_back = Some(held_back);
-            return out.emit(Effect::Pause { to: request.conn });
+            return self.rest(now, key);
         }
         service.taken += 1;
         self.stats.requests += 1;
+        let rank = NonZero::new(self.stats.requests).unwrap_or(NonZero::<u64>::MAX);
         let conn = self.require_conn(now, request.conn);
         let next = conn.requests;
         let held = self.requests.insert(Held {
@@ -417,6 +434,7 @@ impl Engine {
             envelope: request.envelope,
             body_at: request.body_at,
             since: request.since,
+            rank,
             deliveries: 0,
             state: State::Moving,
             whole_replies: request.whole_replies,
@@ -435,7 +453,7 @@ impl Engine {
         let outcome = line.ask(now, request.since, held, &mut self.drops);
         self.settle_outcome(now, key, outcome, out);
         self.settle_drops(now, key, out);
-        self.arm(now, key);
+        self.rest(now, key);
     }
 
     fn on_offer(
@@ -466,7 +484,7 @@ impl Engine {
         for seat in seats {
             self.offer_seat(now, key, seat, out);
         }
-        self.arm(now, key);
+        self.rest(now, key);
     }
 
     fn on_reply(
@@ -521,7 +539,8 @@ impl Engine {
 
     fn on_gone(&mut self, now: Time, id: ConnId, out: &mut impl Out) {
         self.withdraw_worker(now, id, out);
-        self.keep_promise_of_gone(now, id, out);
+        let kept = self.keep_promise(id);
+        self.settle_promise(now, kept, out);
         let Some(conn) = self.conns.remove(&id) else { return };
         // Drops on the way must find the whole list undone, so it is undone first.
         let mut asked: Vec<RequestKey> = Vec::new();
@@ -566,9 +585,18 @@ impl Engine {
 
     /// Ends a worker; what it holds goes back to the head of its line.
     fn withdraw_worker(&mut self, now: Time, id: ConnId, out: &mut impl Out) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if let Some((key, lost)) = self.vacate(now, id) {
+            self.return_requests(now, key, lost, out);
+            self.rest(now, key);
+        }
+    }
+
+    /// Removes a worker and its offers. Says which service it served and what it holds; the caller
+    /// returns that once no offer is left that must not get it.
+    fn vacate(&mut self, now: Time, id: ConnId) -> Option<(ServiceKey, Vec<RequestKey>)> {
+        let conn = self.conns.get_mut(&id)?;
         if conn.seats.is_empty() {
-            return;
+            return None;
         }
         let seats = core::mem::take(&mut conn.seats);
         let service_key = conn.serves;
@@ -591,10 +619,9 @@ impl Engine {
             }
         }
         if planted!(self, LostLease) {
-            return;
+            lost.clear();
         }
-        self.return_requests(now, service_key, lost, out);
-        self.rest(now, service_key);
+        Some((service_key, lost))
     }
 
     /// Requests whose holder was lost go back to their line, or are refused.
@@ -605,7 +632,7 @@ impl Engine {
         mut lost: Vec<RequestKey>,
         out: &mut impl Out,
     ) {
-        lost.sort_by_key(|key| (self.requests[*key].since, *key));
+        lost.sort_by_key(|key| (self.requests[*key].since, self.requests[*key].rank));
         for key in lost {
             let held = &mut self.requests[key];
             let service = &mut self.services[service_key];
@@ -630,14 +657,16 @@ impl Engine {
             }
             service.redeliveries += 1;
             self.stats.redeliveries += 1;
-            let (since, line) = (held.since, &mut service.line);
+            let (since, rank, line) = (held.since, held.rank, &mut service.line);
             let outcome = if planted!(self, WrongHead) {
                 line.ask(now, since, key, &mut self.drops)
             } else {
-                line.ask_again(now, since, key, &mut self.drops)
+                line.ask_again(now, since, rank, key, &mut self.drops)
             };
             self.settle_outcome(now, service_key, outcome, out);
         }
+        // Who is past its time to wait and met no free offer does not wait again.
+        self.services[service_key].line.tick(now, &mut self.drops);
         self.settle_drops(now, service_key, out);
         self.arm(now, service_key);
     }
@@ -647,6 +676,8 @@ impl Engine {
         let outcome = line.ask_r(now, now, seat, &mut self.drops);
         self.settle_outcome(now, key, outcome, out);
         self.settle_drops(now, key, out);
+        // A free offer is room for any number of bytes.
+        self.make_room(key, out);
     }
 
     /// Carries out what became of an ask or an offer.
@@ -737,13 +768,30 @@ impl Engine {
         self.rest(now, key);
     }
 
-    /// Workers that held a request too long are put out.
+    /// Workers that held a request too long are put out: all of them before what they hold returns,
+    /// so that no request moves from one to the next.
     fn void_leases(&mut self, now: Time, out: &mut impl Out) {
-        while let Some(expired) = self.expired.pop() {
-            let Some(held) = self.requests.get(expired.value) else { continue };
-            if let State::Leased(seat, _) = held.state {
-                let conn = self.seats[seat].conn;
-                self.expel(now, conn, Expulsion::ExecutionLimit, out);
+        while !self.expired.is_empty() {
+            let mut lost: Vec<(ServiceKey, Vec<RequestKey>)> = Vec::new();
+            while let Some(expired) = self.expired.pop() {
+                let Some(held) = self.requests.get(expired.value) else { continue };
+                let State::Leased(seat, lease) = held.state else { continue };
+                // It may be another worker's by now, under a lease that still runs.
+                if self.services[held.service].leases.get(lease).is_some() {
+                    continue;
+                }
+                let Some(conn) = self.seats.get(seat).map(|seat| seat.conn) else { continue };
+                self.stats.expulsions += 1;
+                out.emit(Effect::Expel { to: conn, why: Expulsion::ExecutionLimit });
+                let Some((key, mut held)) = self.vacate(now, conn) else { continue };
+                match lost.iter_mut().find(|(service, _)| *service == key) {
+                    Some((_, before)) => before.append(&mut held),
+                    None => lost.push((key, held)),
+                }
+            }
+            for (key, requests) in lost {
+                self.return_requests(now, key, requests, out);
+                self.rest(now, key);
             }
         }
     }
@@ -863,23 +911,18 @@ impl Engine {
         }
     }
 
-    /// The request that was held back has come: the room kept for it is its own.
-    fn keep_promise(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        let Some(held_back) = conn.held_back.take() else { return };
-        if let Some(service) = self.services.get_mut(held_back.service) {
-            service.forget_held_back(id, held_back);
-        }
+    /// The request that was held back has come, or never will. Says which service kept room for it.
+    fn keep_promise(&mut self, id: ConnId) -> Option<ServiceKey> {
+        let held_back = self.conns.get_mut(&id)?.held_back.take()?;
+        self.services.get_mut(held_back.service)?.forget_held_back(id, held_back);
+        Some(held_back.service)
     }
 
-    fn keep_promise_of_gone(&mut self, now: Time, id: ConnId, out: &mut impl Out) {
-        let held_back = self.conns.get(&id).and_then(|conn| conn.held_back);
-        self.keep_promise(id);
-        if let Some(held_back) = held_back
-            && self.services.contains_key(held_back.service)
-        {
-            self.make_room(held_back.service, out);
-            self.rest(now, held_back.service);
+    /// What the request did not take of the room kept for it is for others.
+    fn settle_promise(&mut self, now: Time, kept: Option<ServiceKey>, out: &mut impl Out) {
+        if let Some(key) = kept {
+            self.make_room(key, out);
+            self.rest(now, key);
         }
     }
 
@@ -926,7 +969,7 @@ impl Engine {
         let due = service.deadline(self.config.service_idle);
         if due < service.armed {
             service.armed = due;
-            self.wheel.insert(due.max(now), key);
+            self.wheel.insert(due.max(now), (key, due));
         }
     }
 

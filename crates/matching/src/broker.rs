@@ -4,6 +4,7 @@
 //! waits itself. That is an invariant of the type, asserted after each call.
 
 use alloc::vec::Vec;
+use core::num::NonZero;
 
 use crate::queue::{Dropped, Entry, Key, Queue, QueueConfig};
 use crate::time::{Span, Time};
@@ -151,18 +152,20 @@ impl<A, R> Broker<A, R> {
     }
 
     /// Puts an ask whose counterparty was lost back at the head of its line, or seats it at once
-    /// with a waiting `ask_r`. Its original send time keeps its place and its sojourn.
+    /// with a waiting `ask_r`. Its original send time keeps its place and its sojourn; `rank` orders
+    /// asks of one moment, see [`Queue::put_back`].
     pub fn ask_again(
         &mut self,
         now: Time,
         send: Time,
+        rank: NonZero<u64>,
         value: A,
         drops: &mut Drops<A, R>,
     ) -> Outcome<A, R> {
         if let Some(entry) = self.next_ask_r(now, drops) {
             return Outcome::Matched(seat(Party { value, send }, party(entry)));
         }
-        let key = self.asks.put_back(send, value);
+        let key = self.asks.put_back(send, rank, value);
         self.check();
         Outcome::Waiting(key)
     }

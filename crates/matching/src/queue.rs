@@ -9,6 +9,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::num::NonZero;
 
 use slotmap::{Key as _, SlotMap};
 
@@ -133,8 +134,8 @@ struct Node<T> {
     prev: Key,
     /// Towards the back (newer).
     next: Key,
-    /// Its number in `returned` if it was put back, 0 otherwise.
-    returned: u64,
+    /// Its rank in `returned` if it was put back.
+    returned: Option<NonZero<u64>>,
 }
 
 /// One line of waiters.
@@ -146,9 +147,9 @@ pub struct Queue<T> {
     tail: Key,
     /// Earliest time at which a waiter can be due; only meaningful for [`Discipline::Timeout`].
     wake: Time,
-    /// Waiters that were put back, by send time: finds a newcomer's place among them in O(log n).
-    returned: BTreeMap<(Time, u64), Key>,
-    returns: u64,
+    /// Waiters that were put back, by send time and rank: finds a newcomer's place among them in
+    /// O(log n).
+    returned: BTreeMap<(Time, NonZero<u64>), Key>,
 }
 
 impl<T> Queue<T> {
@@ -162,7 +163,6 @@ impl<T> Queue<T> {
             tail: Key::null(),
             wake: now,
             returned: BTreeMap::new(),
-            returns: 0,
         }
     }
 
@@ -244,7 +244,7 @@ impl<T> Queue<T> {
             send,
             prev: self.tail,
             next: Key::null(),
-            returned: 0,
+            returned: None,
         });
         match self.nodes.get_mut(self.tail) {
             Some(last) => last.next = key,
@@ -255,12 +255,11 @@ impl<T> Queue<T> {
         self.nodes.contains_key(key).then_some(key)
     }
 
-    /// Puts a waiter that was handed out back where it stood: before everyone sent later. Capacity
-    /// and age are not checked, because it was already admitted once.
-    pub fn put_back(&mut self, send: Time, value: T) -> Key {
-        self.returns += 1;
-        let number = self.returns;
-        let after = self.returned.range(..(send, number)).next_back().map(|(_, key)| *key);
+    /// Puts a waiter that was handed out back where it stood: before everyone sent later, and among
+    /// those put back by `rank`, which tells waiters of one moment apart and grows in the order they
+    /// were pushed. Capacity and age are not checked, because it was already admitted once.
+    pub fn put_back(&mut self, send: Time, rank: NonZero<u64>, value: T) -> Key {
+        let after = self.returned.range(..(send, rank)).next_back().map(|(_, key)| *key);
         let prev = after.unwrap_or_else(Key::null);
         let mut next = match self.nodes.get(prev) {
             Some(node) => node.next,
@@ -275,7 +274,7 @@ impl<T> Queue<T> {
             prev = next;
             next = node.next;
         }
-        let key = self.nodes.insert(Node { value, send, prev, next, returned: number });
+        let key = self.nodes.insert(Node { value, send, prev, next, returned: Some(rank) });
         match self.nodes.get_mut(prev) {
             Some(node) => node.next = key,
             None => self.head = key,
@@ -284,7 +283,7 @@ impl<T> Queue<T> {
             Some(node) => node.prev = key,
             None => self.tail = key,
         }
-        self.returned.insert((send, number), key);
+        self.returned.insert((send, rank), key);
         self.wake = self.wake.min(self.expiry(send));
         key
     }
@@ -408,8 +407,8 @@ impl<T> Queue<T> {
             Some(node) => node.prev = prev,
             None => self.tail = prev,
         }
-        if returned > 0 {
-            self.returned.remove(&(send, returned));
+        if let Some(rank) = returned {
+            self.returned.remove(&(send, rank));
         }
         Some(Entry { key, send, value })
     }

@@ -218,7 +218,8 @@ pub(crate) struct Floor {
     slots: Vec<Slot>,
     free: Vec<u32>,
     pub(crate) config: ShardConfig,
-    pub(crate) wheel: Wheel<ConnId>,
+    /// Each entry with the time it was armed for: a wire that was armed anew ignores the old.
+    pub(crate) wheel: Wheel<(ConnId, Time)>,
     pub(crate) now: Time,
     pub(crate) counters: Counters,
     pub(crate) strikes: Strikes,
@@ -331,7 +332,7 @@ impl Floor {
         let Some(wire) = self.wire(id) else { return };
         if due < wire.armed {
             wire.armed = due;
-            self.wheel.insert(due, id);
+            self.wheel.insert(due, (id, due));
         }
     }
 

@@ -100,7 +100,7 @@ pub struct Shard {
     floor: Floor,
     zmtp: zmtp::Config,
     frames: Frames,
-    fired: Vec<ConnId>,
+    fired: Vec<(ConnId, Time)>,
     /// Connections to close once their outbox was flushed as far as it goes.
     closing: Vec<ConnId>,
     /// Connections that may be read again.
@@ -239,8 +239,10 @@ impl Shard {
         self.engine.tick(now, &mut self.floor);
         let mut fired = core::mem::take(&mut self.fired);
         self.floor.wheel.advance(now, &mut fired);
-        for id in fired.drain(..) {
-            self.on_timer(now, id);
+        for (id, armed) in fired.drain(..) {
+            if self.floor.wire(id).is_some_and(|wire| wire.armed == armed) {
+                self.on_timer(now, id);
+            }
         }
         self.fired = fired;
         self.settle(now);
@@ -253,6 +255,12 @@ impl Shard {
             (Some(a), Some(b)) => Some(a.min(b)),
             (due, None) | (None, due) => due,
         }
+    }
+
+    /// Timers that run, those that will be ignored included.
+    #[must_use]
+    pub fn timers_len(&self) -> usize {
+        self.engine.timers_len() + self.floor.wheel.len()
     }
 
     /// A call from inside the process. Its outcome will be in

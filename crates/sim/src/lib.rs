@@ -1,1 +1,67 @@
-//! Placeholder.
+//! The broker in a house of cards: virtual time, a network made up, peers that fail, and checkers.
+#![allow(clippy::missing_panics_doc, reason = "a simulator that finds nonsense must stop")]
+
+mod bug;
+
+mod log;
+
+mod rng;
+
+mod rules;
+
+pub use bug::Bug;
+pub use log::{Keep, Log};
+pub use rng::Rng;
+
+use engine::{Span, Time};
+
+/// One run.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// Everything else follows from it.
+    pub seed: u64,
+    /// What is simulated.
+    pub stage: Stage,
+    /// A bug to plant.
+    pub bug: Option<Bug>,
+    /// What becomes of the log.
+    pub keep: Keep,
+}
+
+/// What is simulated.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// The engine alone against a model of its rules.
+    Rules,
+    /// Whole shards, as many as said, with a network and peers.
+    House(u8),
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Report {
+    /// How long it lasted.
+    pub virtual_time: Span,
+    /// Requests taken by the broker.
+    pub requests: u64,
+    /// Requests answered.
+    pub answered: u64,
+}
+
+/// A rule that was broken.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// The checker's name.
+    pub rule: &'static str,
+    /// When.
+    pub at: Time,
+    /// What was seen.
+    pub text: String,
+}
+
+/// Runs a scenario. Returns its log whatever happened.
+pub fn run(scenario: &Scenario) -> (Log, Result<Report, Violation>) {
+    let mut log = Log::new(scenario.keep);
+    let result = rules::run(scenario, &mut log);
+    (log, result)
+}
