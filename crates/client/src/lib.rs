@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Rust client and worker library for Majordomo brokers.
+
+mod backoff;
+mod calls;
+mod client;
+mod endpoint;
+mod error;
+mod mdp;
+mod message;
+mod wire;
+
+pub use zmtp::Limits;
+
+pub use crate::calls::BrokerStatus;
+pub use crate::client::{Call, Client, ClientBuilder, Replies};
+pub use crate::error::{Error, Refusal};
+pub use crate::mdp::Protocol;
+pub use crate::message::Message;
