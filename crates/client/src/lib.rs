@@ -8,6 +8,7 @@ mod error;
 mod mdp;
 mod message;
 mod wire;
+mod worker;
 
 pub use zmtp::Limits;
 
@@ -16,3 +17,4 @@ pub use crate::client::{Call, Client, ClientBuilder, Replies};
 pub use crate::error::{Error, Refusal};
 pub use crate::mdp::Protocol;
 pub use crate::message::Message;
+pub use crate::worker::{Request, Worker, WorkerBuilder, WorkerStatus};
