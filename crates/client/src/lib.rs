@@ -1,4 +1,4 @@
-//! Rust client and worker library for Majordomo brokers.
+#![doc = include_str!("../README.md")]
 
 mod backoff;
 mod calls;
