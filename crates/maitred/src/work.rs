@@ -223,7 +223,7 @@ impl Pool {
         }
         // There is a place for each.
         let _ = self.back.try_send(process);
-        answer.map_err(|Trouble::Request(why) | Trouble::Process(why)| why)
+        answer.map_err(|(Trouble::Request(why) | Trouble::Process(why))| why)
     }
 }
 

@@ -1,0 +1,5 @@
+//! The library against a broker that does exactly what a test tells it to, over loopback TCP.
+
+mod client;
+mod fake;
+mod worker;
