@@ -235,14 +235,13 @@ impl Reactor {
                         self.admit(now, id, stream);
                     }
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return,
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
-                    _other => {
-                        tracing::warn!(%error, "cannot accept connections; trying again");
-                        break;
-                    }
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections; trying again");
+                    break;
+                }
             }
         }
         // Out of descriptors, or more are waiting: the edge will not come again.
@@ -322,14 +321,12 @@ impl Reactor {
                     socket.readable = false;
                 }
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => socket.readable = false,
-                io::ErrorKind::Interrupted => {
-                    socket.queued = true;
-                    self.ready.push_back(id);
-                }
-                _ => self.close(now, id),
-            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                socket.queued = true;
+                self.ready.push_back(id);
+            }
+            Err(_) => self.close(now, id),
         }
     }
 
@@ -367,11 +364,9 @@ impl Reactor {
                     self.traffic.bytes_out += n as u64;
                     self.shard.wrote(now, id, n);
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => socket.blocked = true,
-                    io::ErrorKind::Interrupted => {}
-                    _ => return self.close(now, id),
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.blocked = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.close(now, id),
             }
         }
     }
