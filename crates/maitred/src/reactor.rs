@@ -240,12 +240,13 @@ impl Reactor {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections; trying again");
-                    break;
+                    self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+                    return;
                 }
             }
         }
-        // Out of descriptors, or more are waiting: the edge will not come again.
-        self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+        // More may be waiting, and the edge will not come again: go on in the next turn.
+        self.accept_again = Some(Instant::now());
     }
 
     fn admit(&mut self, now: Time, id: ConnId, mut stream: TcpStream) {
