@@ -520,12 +520,12 @@ impl Reactor {
             waiting_bytes,
             draining: self.drain_until.is_some(),
             services: match detail {
-                Detail::Services => view::services(&self.shard, now),
+                Detail::Services(limit) => view::services(&self.shard, now, limit),
                 Detail::Totals | Detail::Workers => Vec::new(),
             },
             workers: match detail {
                 Detail::Workers => view::workers(&self.shard, now),
-                Detail::Totals | Detail::Services => Vec::new(),
+                Detail::Totals | Detail::Services(_) => Vec::new(),
             },
         }
     }

@@ -26,7 +26,8 @@ pub(crate) fn services(target: &Target) -> Result<(), Failure> {
         print!("{body}");
         return Ok(());
     }
-    let Services { services } = parse(&body)?;
+    let Services { services, total } = parse(&body)?;
+    let shown = services.len();
     let header = [
         "SERVICE",
         "WORKERS",
@@ -53,6 +54,9 @@ pub(crate) fn services(target: &Target) -> Result<(), Failure> {
         ]
     });
     print_table(header, rows.collect());
+    if shown < total {
+        println!("the {shown} busiest of {total}");
+    }
     Ok(())
 }
 
