@@ -134,8 +134,8 @@ impl Iterator for Replies {
     }
 }
 
-/// Serves a service, one request at a time. Dropping it hangs up; a request that is not answered goes to
-/// another worker then.
+/// Serves a service, one request at a time. Dropping it takes leave of the broker and hangs up; a request that
+/// is not answered goes to another worker then.
 #[derive(Debug)]
 pub struct Worker {
     /// `None` only while it is being stopped.
@@ -236,6 +236,17 @@ impl Worker {
         let body = std::mem::take(&mut taken.request.body);
         self.owed = Some(taken);
         Ok(body)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Where blocking is not allowed, the connection just ends.
+        if let Some(worker) = self.worker.take()
+            && Handle::try_current().is_err()
+        {
+            self.runtime.handle.block_on(worker.stop(Duration::ZERO));
+        }
     }
 }
 
