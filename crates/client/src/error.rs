@@ -26,6 +26,12 @@ pub enum Error {
     /// There is no tokio runtime to run the connections on.
     #[error("no tokio runtime: call this from async code, or use maitred_client::blocking")]
     NoRuntime,
+    /// The thread of a blocking client or worker could not be started.
+    #[error("cannot start a thread: {why}")]
+    NoThread {
+        /// What the system said.
+        why: Box<str>,
+    },
     /// A request or reply is larger than the limits allow; sending it would make the broker hang up.
     #[error("the message has {got} {what}, the limit is {limit}")]
     TooLarge {

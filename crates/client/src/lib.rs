@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod backoff;
+pub mod blocking;
 mod calls;
 mod client;
 mod endpoint;

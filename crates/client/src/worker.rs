@@ -29,9 +29,9 @@ use crate::wire::{Lost, Wire, WireConfig};
 
 /// Serves a service. Made by [`WorkerBuilder::serve`].
 ///
-/// It reconnects and registers again whenever it loses its broker, for as long as it lives. Dropping it hangs
-/// up and drops the handlers where they are; the broker gives their requests to other workers. To let them
-/// finish, [`stop`](Worker::stop) it.
+/// It reconnects and registers again whenever it loses its broker, for as long as it lives. Dropping it drops
+/// the handlers where they are, takes leave of the broker and hangs up; the broker gives their requests to
+/// other workers. To let them finish, [`stop`](Worker::stop) it.
 #[must_use = "a worker that is dropped stops serving at once"]
 pub struct Worker {
     /// When the grace ends, once it was told to stop.
@@ -92,14 +92,15 @@ impl Worker {
     /// Returns how many handlers were cut off.
     pub async fn stop(mut self, grace: Duration) -> usize {
         self.stop.send_replace(Some(deadline_after(grace)));
-        // It neither panics nor is aborted while we hold it, unless its runtime ends.
+        // It fails if the runtime ends, and with it all handlers.
         (&mut self.driver).await.unwrap_or(0)
     }
 }
 
 impl Drop for Worker {
+    /// The driver still takes leave: many brokers do not notice that a connection ends.
     fn drop(&mut self) {
-        self.driver.abort();
+        self.stop.send_replace(Some(Instant::now()));
     }
 }
 
@@ -280,7 +281,8 @@ struct Session {
 
 /// Why a connection ended.
 enum End {
-    Stopped,
+    /// With so many handlers cut off.
+    Stopped(usize),
     Lost(Lost),
 }
 
@@ -289,10 +291,10 @@ impl Driver {
         let mut backoff = Backoff::new();
         let mut stop = self.stop.clone();
         let mut stopped = pin!(stop.wait_for(Option::is_some));
-        loop {
+        let cut_off = loop {
             let connected = tokio::select! {
                 biased;
-                _ = &mut stopped => break,
+                _ = &mut stopped => break self.cut_off(),
                 connected = Wire::connect(&self.endpoint, self.wire) => connected,
             };
             let why = match connected {
@@ -301,7 +303,7 @@ impl Driver {
                     let end = self.keep(wire).await;
                     backoff.connection_lasted(since.elapsed());
                     match end {
-                        End::Stopped => break,
+                        End::Stopped(cut_off) => break cut_off,
                         End::Lost(why) => why,
                     }
                 }
@@ -313,13 +315,18 @@ impl Driver {
             });
             tokio::select! {
                 biased;
-                _ = &mut stopped => break,
+                _ = &mut stopped => break self.cut_off(),
                 () = sleep(backoff.next()) => (),
             }
-        }
+        };
         self.status.send_modify(|status| status.connected = false);
+        cut_off
+    }
+
+    /// Drops the handlers that are still at work; returns how many.
+    fn cut_off(&mut self) -> usize {
         while self.tasks.try_join_next().is_some() {}
-        // They are dropped with us.
+        self.tasks.abort_all();
         self.tasks.len()
     }
 
@@ -341,9 +348,11 @@ impl Driver {
         self.backlog.clear();
         match end {
             Ok(()) => {
+                // Before the broker gives what they served to others.
+                let cut_off = self.cut_off();
                 mdp::put_disconnect(&mut session.wire.tx, self.protocol);
                 session.wire.close().await;
-                End::Stopped
+                End::Stopped(cut_off)
             }
             Err(why) => End::Lost(why),
         }
@@ -364,6 +373,8 @@ impl Driver {
             let has_room = session.wire.has_room();
             tokio::select! {
                 biased;
+                // It fails when the handle is gone, and that told us to stop before.
+                _ = stop.changed() => continue,
                 moved = session.wire.io() => {
                     moved?;
                     self.receive(session)?;
@@ -375,8 +386,6 @@ impl Driver {
                     self.finish(session, joined);
                 }
                 () = &mut timer => timer.as_mut().reset(self.beat(session)?),
-                // It fails when the handle is gone, and then we are being aborted.
-                _ = stop.changed() => (),
                 () = sleep_until(stop_at.unwrap_or_else(Instant::now)), if stop_at.is_some() => (),
             }
             while session.wire.has_room()

@@ -326,7 +326,7 @@ async fn a_worker_without_a_broker_stops_too() {
 }
 
 #[tokio::test]
-async fn a_dropped_worker_hangs_up_and_drops_its_handlers() {
+async fn a_dropped_worker_takes_leave_and_drops_its_handlers() {
     struct Guard(Arc<AtomicUsize>);
     impl Drop for Guard {
         fn drop(&mut self) {
@@ -352,6 +352,7 @@ async fn a_dropped_worker_hangs_up_and_drops_its_handlers() {
     request(&mut peer, b"c1", b"x").await;
     soon(started.acquire()).await.unwrap().forget();
     drop(worker);
+    assert_eq!(peer.hear_work().await, r"MDPW02|\x06");
     assert_eq!(peer.hear_work().await, "the end");
     while dropped.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
