@@ -75,7 +75,7 @@ async fn show(endpoint: &str, seconds: u32) -> Result<(), client::Error> {
     drop(stuck);
     let reply = call.await.map_err(|_| client::Error::Stopped)??;
     println!(
-        "4. A worker dies with a request in its hands; another answers it {:?} after {:.0?}.",
+        "4. A worker leaves with a request in its hands; another answers it {:?} after {:.0?}.",
         reply.text(),
         lost.elapsed()
     );

@@ -49,6 +49,9 @@ struct Socket {
     stream: TcpStream,
     /// There may be more to read.
     readable: bool,
+    /// The peer closed its side, or the connection broke: no further edge will come, so it is read
+    /// to its end whatever the length of a read.
+    ending: bool,
     /// It is in `ready`.
     queued: bool,
     /// The last write did not take everything.
@@ -212,7 +215,8 @@ impl Reactor {
     fn note_readiness(&mut self, slot: usize, event: &mio::event::Event, now: Time) {
         let Some(socket) = self.sockets.get_mut(slot).and_then(Option::as_mut) else { return };
         let id = socket.id;
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
+        socket.ending |= event.is_read_closed() || event.is_error();
+        if event.is_readable() || socket.ending {
             socket.readable = true;
             if !socket.queued {
                 socket.queued = true;
@@ -267,8 +271,14 @@ impl Reactor {
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
         }
-        self.sockets[slot] =
-            Some(Socket { id, stream, readable: false, queued: false, blocked: false });
+        self.sockets[slot] = Some(Socket {
+            id,
+            stream,
+            readable: false,
+            ending: false,
+            queued: false,
+            blocked: false,
+        });
     }
 
     /// Reads one connection once.
@@ -315,7 +325,7 @@ impl Reactor {
             Ok(0) => self.close(now, id),
             Ok(n) => {
                 self.traffic.bytes_in += n as u64;
-                if n == room {
+                if n == room || socket.ending {
                     socket.queued = true;
                     self.ready.push_back(id);
                 } else {
