@@ -1,10 +1,12 @@
 """Child processes whose output is waited for, line by line, with a bound."""
 
+import contextlib
 import queue
 import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 
 class Child:
@@ -68,6 +70,20 @@ class Child:
 
     def signal(self, number):
         self.popen.send_signal(number)
+
+    def state(self):
+        """The kernel's letter for it: T is stopped."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """While this lasts the process does nothing: all that arrives, arrives at once for it."""
+        self.signal(signal.SIGSTOP)
+        try:
+            wait_until(lambda: self.state() == "T", "the process is stopped")
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
 
     def kill(self):
         if self.running():

@@ -159,6 +159,11 @@ class RawPeer:
     def close(self):
         self.socket.close()
 
+    def reset(self):
+        """RST instead of FIN."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
     def _on_command(self, body):
         self.commands.append(body)
         if body.startswith(b"\x04PING") and self.pongs:

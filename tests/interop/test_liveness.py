@@ -233,6 +233,34 @@ def test_libzmq_heartbeats_of_a_peer_are_answered(broker):
     assert client.reply().body == [b"still here"]
 
 
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_a_last_word_does_not_hide_the_end(broker, end):
+    """Octets and the connection's end arrive in one moment: both are noticed there and then."""
+    clients = [broker.raw() for _ in range(20)]
+    with broker.child.frozen():
+        for client in clients:
+            client.send(EMPTY, b"MDPC01", b"echo", b"x")
+            getattr(client, end)()
+    broker.wait_metric("maitred_connections", 0, timeout=2.0)
+    broker.wait_service("echo", waiting=0)
+    broker.idle_worker("echo").idle()
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_a_busy_workers_last_word_does_not_hide_its_end(broker, end):
+    """The same from a worker: its request goes on at once, not when PONGs are missed."""
+    victim = raw_worker(broker, "echo")
+    client = broker.client()
+    client.request("echo", b"x")
+    take(victim)
+    heir = broker.idle_worker("echo")
+    with broker.child.frozen():
+        victim.send(EMPTY, b"MDPW01", V01.heartbeat)
+        getattr(victim, end)()
+    heir.serve_one(b"heir", timeout=1.0)
+    assert client.reply() == Reply(b"echo", [b"heir"])
+
+
 def test_the_old_lua_worker_is_not_starved(start):
     """It beats only when its poll of 5/6 of an interval runs out: the broker's beats leave room."""
     broker = start('[mdp]\nheartbeat = "600ms"\nliveness = 3\n')
