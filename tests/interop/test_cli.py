@@ -190,6 +190,15 @@ def test_a_second_sigterm_is_harmless(broker):
 
 
 def test_an_idle_broker_ends_at_once(broker):
+    broker.idle_worker("echo")
+    broker.may_be_gone = True
+    broker.child.signal(signal.SIGTERM)
+    assert broker.child.wait(3.0) == 0, broker.child.output()
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_sigterm_right_after_ready_is_heard(broker, attempt):
+    """Who waits for the line `ready` may rely on it: from there on SIGTERM drains."""
     broker.may_be_gone = True
     broker.child.signal(signal.SIGTERM)
     assert broker.child.wait(3.0) == 0, broker.child.output()
@@ -272,10 +281,10 @@ BAD_FILES = {
     "unknown key": ('[mdp]\nheartbeat = "3s"\nhartbeat = "3s"\n', 3, "hartbeat"),
     "unknown table": ("[defaults]\nmax_deliveries = 3\n[deflts]\nx = 1\n", 3, "deflts"),
     "unknown key of a service": ('\n[services."echo"]\nqueue = 3\n', 3, "queue"),
-    "wrong type": ("[mdp]\nliveness = 3\nheartbeat = true\n", 3, "heartbeat"),
-    "wrong duration": ('[mdp]\nheartbeat = "3 fortnights"\n', 2, "heartbeat"),
+    "wrong type": ("[mdp]\nliveness = 3\nheartbeat = true\n", 3, "true"),
+    "wrong duration": ('[mdp]\nheartbeat = "3 fortnights"\n', 2, "3 fortnights"),
     "out of range": ("[mdp]\nliveness = 0\n", 2, "liveness"),
-    "wrong size": ('[limits]\n\n\nframe_bytes = "many"\n', 4, "frame_bytes"),
+    "wrong size": ('[limits]\n\n\nframe_bytes = "many"\n', 4, "many"),
     "no TOML": ("[mdp]\nheartbeat\n", 2, ""),
 }
 
@@ -327,7 +336,7 @@ liveness = 3
 endpoint = "tcp://127.0.0.1:0"
 mdp02_service_frame = false
 [http]
-token = "secret"
+token = "long enough a secret"
 [limits]
 frame_bytes = "64MiB"
 message_bytes = "64MiB"
