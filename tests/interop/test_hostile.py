@@ -346,8 +346,7 @@ def test_connections_reset(watched):
         peer = watched.raw(handshake=number % 3 > 0)
         if number % 3 == 2:
             peer.send(EMPTY, b"MDPC01", b"echo", b"x")
-        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        peer.close()
+        peer.reset()
     watched.check_serving()
     watched.wait_service("echo", waiting=0)
 
@@ -408,17 +407,17 @@ def test_names_beyond_255_octets(watched):
     watched.check_serving()
 
 
-def test_many_service_names_of_one_client(watched):
-    """Requests for thousands of names that nobody serves end with their client."""
-    client = watched.client()
+def test_many_service_names_of_one_client(start):
+    """Thousands of names that nobody serves go with their client, once idle for long enough."""
+    broker = start('[limits]\nservice_idle = "500ms"\n')
+    client = broker.client()
     for number in range(5000):
         client.request(b"name-%d" % number, b"x")
     client.sync()
+    broker.wait_metric("maitred_queue_length", 5000)
     client.close()
-    watched.wait_metric("maitred_queue_length", 0)
-    wait_until(
-        lambda: not watched.get("/v1/services").json()["services"], "no service left", 5.0, 0.1
-    )
+    broker.wait_metric("maitred_queue_length", 0)
+    wait_until(lambda: broker.get("/v1/services").json()["services"] == [], "none left", 10.0, 0.1)
 
 
 def test_a_flooding_client_that_never_reads(start):
