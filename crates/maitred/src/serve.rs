@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sessions::{Shard, ShardConfig};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
@@ -18,6 +19,9 @@ use crate::http::{self, House};
 use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
 use crate::view::Clock;
+
+/// Connections that wait to be accepted, if the system allows so many.
+const BACKLOG: i32 = 4_096;
 
 /// What a reload found.
 pub(crate) struct NewRules {
@@ -83,6 +87,9 @@ pub(crate) struct Broker {
     source: Arc<Source>,
     http: Option<(std::net::TcpListener, SocketAddr)>,
     mdp: Vec<SocketAddr>,
+    runtime: Runtime,
+    /// SIGTERM, SIGINT, SIGHUP: heard from here on.
+    signals: [Signal; 3],
 }
 
 impl Broker {
@@ -114,7 +121,14 @@ impl Broker {
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let inbox = reactor.inbox();
         let source = Arc::new(Source { path, overrides, started: settings });
-        Ok(Broker { reactor, inbox, source, http, mdp })
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
+        let signals = hear_signals(&runtime)
+            .map_err(|error| Failure::new(format!("cannot listen to signals: {error}")))?;
+        Ok(Broker { reactor, inbox, source, http, mdp, runtime, signals })
     }
 
     /// Where Majordomo clients and workers connect.
@@ -148,13 +162,8 @@ impl Broker {
 
     /// Serves until drained.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let Broker { reactor, inbox, source, http, mdp: _ } = self;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
-        runtime.spawn(listen_to_signals(inbox.clone(), source.clone()));
+        let Broker { reactor, inbox, source, http, mdp: _, runtime, signals } = self;
+        runtime.spawn(obey_signals(signals, inbox.clone(), source.clone()));
         if let Some((listener, address)) = http {
             let settings = &source.started;
             let reload = {
@@ -195,17 +204,18 @@ async fn serve_http(listener: std::net::TcpListener, house: Arc<House>) {
     }
 }
 
+fn hear_signals(runtime: &Runtime) -> std::io::Result<[Signal; 3]> {
+    let _context = runtime.enter();
+    Ok([
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    ])
+}
+
 /// SIGTERM and SIGINT drain, SIGHUP reloads.
-async fn listen_to_signals(inbox: Arc<Inbox>, source: Arc<Source>) {
-    let signals = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::hangup()),
-    );
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
-        tracing::error!("cannot listen to signals: SIGTERM will not drain");
-        return;
-    };
+async fn obey_signals(signals: [Signal; 3], inbox: Arc<Inbox>, source: Arc<Source>) {
+    let [mut terminate, mut interrupt, mut hangup] = signals;
     loop {
         tokio::select! {
             _ = terminate.recv() => drain(&inbox),
@@ -242,8 +252,11 @@ fn bind(address: &str, endpoint: &str, insecure: bool) -> Result<std::net::TcpLi
              are: listen on 127.0.0.1 or [::1], or write `insecure = true` if you trust the network"
         )));
     }
-    std::net::TcpListener::bind(&addresses[..])
-        .map_err(|error| Failure::new(format!("cannot listen on {endpoint}: {error}")))
+    let cannot = |error| Failure::new(format!("cannot listen on {endpoint}: {error}"));
+    let listener = std::net::TcpListener::bind(&addresses[..]).map_err(cannot)?;
+    // The standard library asks for 128: thousands that reconnect at once would lose their SYNs.
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| cannot(error.into()))?;
+    Ok(listener)
 }
 
 fn local_address(listener: &std::net::TcpListener) -> Result<SocketAddr, Failure> {
