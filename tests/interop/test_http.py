@@ -88,8 +88,8 @@ def test_metrics_follow_what_happens(broker):
 
 
 def test_services_and_workers_are_listed(broker):
-    assert broker.get("/v1/services").json() == {"services": [], "total": 0}
-    assert broker.get("/v1/workers").json() == {"workers": []}
+    assert broker.get("/v1/services").json()["services"] == []
+    assert broker.get("/v1/workers").json()["workers"] == []
     worker = broker.idle_worker("echo")
     broker.idle_worker("echo", "concurrency=3", dialect=V02)
     broker.idle_worker("other")
@@ -155,7 +155,7 @@ def test_no_such_service_is_404(broker):
     answer = broker.post("nobody", b"x", timeout="5s")
     assert answer.status == 404
     assert time.monotonic() - started < 2.0
-    assert broker.get("/v1/services").json() == {"services": [], "total": 0}
+    assert broker.get("/v1/services").json()["services"] == []
 
 
 def test_reserved_names_are_not_services(broker):
