@@ -17,7 +17,12 @@ pub(crate) struct Args {
     /// Body, one frame each; `-` reads standard input; nothing is one empty frame
     body: Vec<String>,
     /// Majordomo endpoint of the broker
-    #[arg(long, env = "MAITRED_MDP", default_value = "tcp://127.0.0.1:5555", value_name = "ENDPOINT")]
+    #[arg(
+        long,
+        env = "MAITRED_MDP",
+        default_value = "tcp://127.0.0.1:5555",
+        value_name = "ENDPOINT"
+    )]
     mdp: String,
     /// How long to wait for the answer
     #[arg(long, default_value = "10s")]

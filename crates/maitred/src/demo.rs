@@ -51,7 +51,10 @@ async fn show(endpoint: &str, seconds: u32) -> Result<(), client::Error> {
     let start = Instant::now();
     let reply = client.call("upper", "hello, maitre d'").await?;
     let took = start.elapsed();
-    println!("3. A client calls it with \"hello, maitre d'\" and gets {:?} after {took:.0?}.", reply.text());
+    println!(
+        "3. A client calls it with \"hello, maitre d'\" and gets {:?} after {took:.0?}.",
+        reply.text()
+    );
     drop(worker);
 
     let taken = std::sync::Arc::new(tokio::sync::Notify::new());
@@ -72,7 +75,7 @@ async fn show(endpoint: &str, seconds: u32) -> Result<(), client::Error> {
     drop(stuck);
     let reply = call.await.map_err(|_| client::Error::Stopped)??;
     println!(
-        "4. A worker dies with a request in its hands; another answers it {:?} after {:.0?}.",
+        "4. A worker leaves with a request in its hands; another answers it {:?} after {:.0?}.",
         reply.text(),
         lost.elapsed()
     );
@@ -80,8 +83,9 @@ async fn show(endpoint: &str, seconds: u32) -> Result<(), client::Error> {
     let worker = Worker::builder(endpoint).serve("upper", 256, upper)?;
     worker.connected().await;
     println!("5. 64 clients call as fast as they can:");
-    let until = Instant::now() + Duration::from_secs(u64::from(seconds));
-    let mut second = Instant::now() + Duration::from_secs(1);
+    let start = Instant::now();
+    let until = start + Duration::from_secs(u64::from(seconds));
+    let mut second = start + Duration::from_secs(1);
     let mut calls = tokio::task::JoinSet::new();
     let done = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     for _ in 0..64 {

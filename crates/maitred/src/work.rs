@@ -34,7 +34,12 @@ pub(crate) struct Args {
     #[arg(last = true, required = true)]
     command: Vec<String>,
     /// Majordomo endpoint of the broker
-    #[arg(long, env = "MAITRED_MDP", default_value = "tcp://127.0.0.1:5555", value_name = "ENDPOINT")]
+    #[arg(
+        long,
+        env = "MAITRED_MDP",
+        default_value = "tcp://127.0.0.1:5555",
+        value_name = "ENDPOINT"
+    )]
     mdp: String,
     /// Requests at a time, each with a process of its own
     #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
@@ -223,7 +228,7 @@ impl Pool {
         }
         // There is a place for each.
         let _ = self.back.try_send(process);
-        answer.map_err(|Trouble::Request(why) | Trouble::Process(why)| why)
+        answer.map_err(|(Trouble::Request(why) | Trouble::Process(why))| why)
     }
 }
 
@@ -248,7 +253,8 @@ impl Process {
         let written = running.stdin.write_all(line.as_bytes()).await;
         written.map_err(|_| ended("ended before the request"))?;
         loop {
-            let line = running.lines.next_line().await.map_err(|error| ended(&error.to_string()))?;
+            let line =
+                running.lines.next_line().await.map_err(|error| ended(&error.to_string()))?;
             let line = line.ok_or_else(|| ended("ended without a reply"))?;
             let said: Value = serde_json::from_str(&line)
                 .map_err(|error| ended(&format!("said something that is no JSON: {error}")))?;
@@ -292,9 +298,9 @@ fn read_line(said: &Value) -> Result<Line, String> {
     if let Some(why) = said["error"].as_str() {
         return Ok(Line::Failure(why.to_owned()));
     }
-    let frames = said["frames"].as_array().ok_or(
-        "said a line that is neither {\"frames\": […]} nor {\"error\": \"…\"}".to_owned(),
-    )?;
+    let frames = said["frames"]
+        .as_array()
+        .ok_or("said a line that is neither {\"frames\": […]} nor {\"error\": \"…\"}".to_owned())?;
     let frames: Result<Vec<Vec<u8>>, String> = frames.iter().map(frame_from_json).collect();
     let reply = Message::frames(frames?);
     let partial = said["partial"].as_bool().unwrap_or(false);
