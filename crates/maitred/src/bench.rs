@@ -44,8 +44,11 @@ pub(crate) struct Options {
     /// Requests a worker takes at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     concurrency: Option<u32>,
+    /// Process id of the broker, if it runs on this machine: its CPU time is measured, too
+    #[arg(long)]
+    pid: Option<u32>,
     /// Start a broker for this run, and stop it afterwards
-    #[arg(long, conflicts_with = "mdp")]
+    #[arg(long, conflicts_with_all = ["mdp", "pid"])]
     spawn: bool,
     /// Print JSON, one object per scenario and line
     #[arg(long)]
@@ -95,6 +98,7 @@ struct Report {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let own = if options.spawn { Some(OwnBroker::start()?) } else { None };
     let address = resolve(own.as_ref().map_or(&options.mdp, |own| &own.endpoint))?;
+    let pid = options.pid.or(own.as_ref().map(|own| own.child.id()));
     let progress = std::io::stderr().is_terminal();
     let mut wrong = Vec::new();
     for (choice, name, numbers) in SCENARIOS {
@@ -102,7 +106,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             continue;
         }
         let shape = shape(options, numbers);
-        let measured = load::run(address, name, &shape, progress)
+        let measured = load::run(address, name, &shape, pid, progress)
             .map_err(|error| Failure::new(format!("{name}: {error}")))?;
         let valid = measured.bad == 0 && measured.lost == 0;
         let report = Report { scenario: name, shape, measured, valid };
@@ -140,13 +144,15 @@ fn print(report: &Report) {
         shape.requests, shape.body, shape.window, shape.clients, shape.workers, shape.concurrency
     );
     println!(
-        "    {:.0} req/s   p50 {:.1} us   p99 {:.1} us   p99.9 {:.1} us   load's CPU {:.2} us/req",
-        measured.rate,
-        measured.p50_us,
-        measured.p99_us,
-        measured.p999_us,
-        measured.load_cpu_us_per_request
+        "    {:.0} req/s   p50 {:.1} us   p99 {:.1} us   p99.9 {:.1} us",
+        measured.rate, measured.p50_us, measured.p99_us, measured.p999_us
     );
+    let load = measured.load_cpu_us_per_request;
+    if let Some(broker) = measured.broker_cpu_us_per_request {
+        println!("    CPU per request: load {load:.2} us, broker {broker:.2} us");
+    } else {
+        println!("    CPU per request: load {load:.2} us");
+    }
     if *valid {
         println!("    every answer right");
     } else {

@@ -37,6 +37,8 @@ pub(super) struct Measured {
     pub(super) p999_us: f64,
     /// User and system time of this process.
     pub(super) load_cpu_us_per_request: f64,
+    /// The same of the broker, if its process id is known.
+    pub(super) broker_cpu_us_per_request: Option<f64>,
     /// Messages that should not have come, or not so.
     pub(super) bad: u64,
     /// Requests without an answer.
@@ -51,13 +53,14 @@ pub(super) fn run(
     broker: SocketAddr,
     name: &str,
     shape: &Shape,
+    broker_pid: Option<u32>,
     progress: bool,
 ) -> io::Result<Measured> {
     // A name of this run's own: nobody else's workers answer.
     let service = format!("{name}-{:x}", std::process::id());
     let mut load = Load::connect(broker, service.into_bytes(), *shape)?;
     load.shake_hands()?;
-    load.measure(name, progress)
+    load.measure(name, broker_pid, progress)
 }
 
 /// All connections, and what was counted.
@@ -151,9 +154,9 @@ impl Load {
         Ok(())
     }
 
-    fn measure(&mut self, name: &str, progress: bool) -> io::Result<Measured> {
+    fn measure(&mut self, name: &str, pid: Option<u32>, progress: bool) -> io::Result<Measured> {
         let mut events = Events::with_capacity(EVENTS);
-        let cpu = own_cpu();
+        let cpu = Cpu::read(pid)?;
         self.tally.start = Instant::now();
         self.tally.now = 0;
         let clients = self.tally.shape.workers as usize..self.peers.len();
@@ -176,7 +179,7 @@ impl Load {
             }
         }
         let elapsed = self.tally.start.elapsed();
-        let cpu = own_cpu().saturating_sub(cpu);
+        let cpu = Cpu::read(pid)?.since(cpu);
         if progress {
             eprint!("\r\x1b[K");
         }
@@ -406,7 +409,7 @@ impl Tally {
         self.ask(client);
     }
 
-    fn sum_up(&mut self, elapsed: Duration, cpu: Duration) -> Measured {
+    fn sum_up(&mut self, elapsed: Duration, cpu: Cpu) -> Measured {
         // Those without an answer stand at the end.
         self.latencies_ns.sort_unstable();
         let answered = self.answered as usize;
@@ -415,13 +418,15 @@ impl Tally {
             _ => self.latencies_ns[(answered * per_mille / 1_000).min(answered - 1)] as f64 / 1e3,
         };
         let seconds = elapsed.as_secs_f64();
+        let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / f64::from(self.answered.max(1));
         Measured {
             seconds,
             rate: f64::from(self.answered) / seconds,
             p50_us: share(500),
             p99_us: share(990),
             p999_us: share(999),
-            load_cpu_us_per_request: cpu.as_secs_f64() * 1e6 / f64::from(self.answered.max(1)),
+            load_cpu_us_per_request: each(cpu.own),
+            broker_cpu_us_per_request: cpu.broker.map(each),
             bad: self.bad,
             lost: u64::from(self.shape.requests - self.answered),
         }
@@ -444,9 +449,39 @@ fn read_frame(input: &[u8], at: usize) -> Option<(u8, &[u8], usize)> {
     Some((flags, input.get(start..end)?, end))
 }
 
-fn own_cpu() -> Duration {
-    let spent = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(spent.tv_sec as u64, spent.tv_nsec as u32)
+/// CPU time spent so far.
+#[derive(Clone, Copy)]
+struct Cpu {
+    own: Duration,
+    broker: Option<Duration>,
+}
+
+impl Cpu {
+    fn read(broker_pid: Option<u32>) -> io::Result<Cpu> {
+        let own = clock_gettime(ClockId::ProcessCPUTime);
+        let own = Duration::new(own.tv_sec as u64, own.tv_nsec as u32);
+        Ok(Cpu { own, broker: broker_pid.map(cpu_of).transpose()? })
+    }
+
+    fn since(self, before: Cpu) -> Cpu {
+        let broker = self.broker.zip(before.broker);
+        Cpu {
+            own: self.own.saturating_sub(before.own),
+            broker: broker.map(|(after, before)| after.saturating_sub(before)),
+        }
+    }
+}
+
+/// User and system time of all threads of a process, in nanoseconds where `/proc/PID/stat` counts
+/// ticks.
+fn cpu_of(pid: u32) -> io::Result<Duration> {
+    let mut nanos = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        let spent = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
+        nanos += spent.ok_or_else(|| io::Error::other("the kernel keeps no schedstat"))?;
+    }
+    Ok(Duration::from_nanos(nanos))
 }
 
 const MORE: u8 = 1;
