@@ -22,6 +22,6 @@ pub(crate) fn run() -> Result<(), String> {
         let mut install = cargo("install cargo-deny --locked --quiet --version");
         sh("install cargo-deny", install.arg(VERSION).arg("--root").arg(&tools))?;
     }
-    let checks = ["--offline", "check", "bans", "licenses", "sources"];
+    let checks = ["check", "bans", "licenses", "sources"];
     sh("deny", Command::new(&tool).args(checks))
 }

@@ -30,6 +30,9 @@ use crate::view::{Services, Snapshot, Workers};
 /// How long a call without `?timeout=` may take.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Services listed without `?limit=`.
+const LISTED: usize = 1_000;
+
 /// What the handlers share.
 pub(crate) struct House {
     pub(crate) inbox: Arc<Inbox>,
@@ -214,7 +217,7 @@ async fn readyz(State(house): State<Arc<House>>) -> Result<&'static str, Refusal
 }
 
 async fn scrape(State(house): State<Arc<House>>) -> Result<Response, Refusal> {
-    let snapshot = house.look(Detail::Services).await?;
+    let snapshot = house.look(Detail::Services(metrics::SERVICES_MAX)).await?;
     let text = metrics::encode(snapshot).map_err(|error| {
         let message = format!("cannot write the metrics: {error}");
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
@@ -223,9 +226,18 @@ async fn scrape(State(house): State<Arc<House>>) -> Result<Response, Refusal> {
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-async fn services(State(house): State<Arc<House>>) -> Result<Json<Services>, Refusal> {
-    let snapshot = house.look(Detail::Services).await?;
-    Ok(Json(Services { services: snapshot.services }))
+#[derive(Deserialize)]
+struct ListOptions {
+    limit: Option<usize>,
+}
+
+async fn services(
+    State(house): State<Arc<House>>,
+    Query(options): Query<ListOptions>,
+) -> Result<Json<Services>, Refusal> {
+    let limit = options.limit.unwrap_or(LISTED);
+    let snapshot = house.look(Detail::Services(limit)).await?;
+    Ok(Json(Services { services: snapshot.services, total: snapshot.services_len }))
 }
 
 async fn workers(State(house): State<Arc<House>>) -> Result<Json<Workers>, Refusal> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sessions::{Shard, ShardConfig};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
@@ -59,7 +60,7 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     let settings = Settings::load(path.as_deref(), &overrides)
         .map_err(|error| Failure::config(error.to_string()))?;
-    start_log(&settings);
+    let _log = start_log(&settings);
     let _lock = data.map(lock_data).transpose()?;
     raise_file_limit(settings.shard.limits.connections);
     let broker = Broker::bind(settings, path, overrides)?;
@@ -249,10 +250,13 @@ fn local_address(listener: &std::net::TcpListener) -> Result<SocketAddr, Failure
     listener.local_addr().map_err(|error| Failure::new(format!("no local address: {error}")))
 }
 
-fn start_log(settings: &Settings) {
+/// Lines are written by a thread of their own: a terminal that stops reading must not stop the
+/// reactor. Lines that pile up are lost.
+fn start_log(settings: &Settings) -> WorkerGuard {
     let level = &settings.log_level;
     let filter = EnvFilter::try_from_env("MAITRED_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (lines, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
     let started = match settings.log_format {
         LogFormat::Text => log.with_ansi(false).try_init(),
         LogFormat::Json => log.json().try_init(),
@@ -260,6 +264,7 @@ fn start_log(settings: &Settings) {
     if let Err(error) = started {
         eprintln!("maitred: no log: {error}");
     }
+    guard
 }
 
 /// Every connection costs a descriptor: takes as many as the system grants.

@@ -90,6 +90,24 @@ pub struct ConnView {
     pub pings: bool,
 }
 
+impl ConnView {
+    fn new(id: ConnId, wire: &Wire) -> ConnView {
+        ConnView {
+            id,
+            remote: wire.remote,
+            opened: wire.opened,
+            last_seen: wire.last_seen,
+            out_bytes: wire.outbox.len(),
+            in_flight: wire.in_flight,
+            held: match wire.role {
+                Role::Serving(serving) => serving.held,
+                Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => 0,
+            },
+            pings: wire.zmtp.supports_ping(),
+        }
+    }
+}
+
 /// Everything of the broker that does no I/O.
 #[derive(Debug)]
 pub struct Shard {
@@ -420,19 +438,13 @@ impl Shard {
 
     /// Every connection.
     pub fn connections(&self) -> impl Iterator<Item = ConnView> {
-        self.floor.wires().map(|(id, wire)| ConnView {
-            id,
-            remote: wire.remote,
-            opened: wire.opened,
-            last_seen: wire.last_seen,
-            out_bytes: wire.outbox.len(),
-            in_flight: wire.in_flight,
-            held: match wire.role {
-                Role::Serving(serving) => serving.held,
-                Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => 0,
-            },
-            pings: wire.zmtp.supports_ping(),
-        })
+        self.floor.wires().map(|(id, wire)| ConnView::new(id, wire))
+    }
+
+    /// One connection.
+    #[must_use]
+    pub fn connection(&self, id: ConnId) -> Option<ConnView> {
+        self.floor.look_at_wire(id).map(|wire| ConnView::new(id, wire))
     }
 
     fn home_of(&self, name: &[u8]) -> u8 {
