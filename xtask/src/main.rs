@@ -1,5 +1,6 @@
 //! Repository automation: `cargo xtask COMMAND`.
 
+mod bench;
 mod deny;
 mod fuzz;
 mod setup;
@@ -14,13 +15,15 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
   test              install what the tests need and run all of them
   tidy              check what no compiler checks: docs, names, arrows between crates
+  bench [e1 ... e5 latency memory idle]  measure all or these, against a libzmq broker
   deny              check licences, sources and duplicates of dependencies
   fuzz [--seconds N]  replay the committed corpora, then fuzz each target for N (30) seconds";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let done = match args[..] {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["bench", ..] => bench::run(&args[1..]),
         ["test"] => test::run(),
         ["tidy"] => tidy::run(),
         ["deny"] => deny::run(),

@@ -25,6 +25,8 @@ mod work;
 
 mod demo;
 
+mod bench;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -77,6 +79,8 @@ enum Sub {
     Drain(remote::Target),
     /// Make a broker read its configuration file again
     Reload(remote::Target),
+    /// Load a broker and say what came of it
+    Bench(bench::Options),
 }
 
 /// Why a command failed, and the exit code that says so.
@@ -126,6 +130,7 @@ fn run(command: Sub) -> Result<(), Failure> {
         Sub::Workers(target) => remote::workers(&target),
         Sub::Drain(target) => remote::drain(&target),
         Sub::Reload(target) => remote::reload(&target),
+        Sub::Bench(options) => bench::run(&options),
     }
 }
 
