@@ -930,7 +930,8 @@ impl Engine {
     fn make_room(&mut self, key: ServiceKey, out: &mut impl Out) {
         let service = &mut self.services[key];
         while let Some((id, bytes)) = service.paused.front().copied() {
-            if service.is_at_bound(bytes) {
+            // What no longer fits any line comes again to be refused.
+            if service.is_at_bound(bytes) && bytes <= service.config.queue_bytes {
                 return;
             }
             service.paused.pop_front();

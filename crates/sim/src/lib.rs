@@ -9,6 +9,8 @@ mod rng;
 
 mod rules;
 
+mod house;
+
 pub use bug::Bug;
 pub use log::{Keep, Log};
 pub use rng::Rng;
@@ -62,6 +64,9 @@ pub struct Violation {
 /// Runs a scenario. Returns its log whatever happened.
 pub fn run(scenario: &Scenario) -> (Log, Result<Report, Violation>) {
     let mut log = Log::new(scenario.keep);
-    let result = rules::run(scenario, &mut log);
+    let result = match scenario.stage {
+        Stage::Rules => rules::run(scenario, &mut log),
+        Stage::House(shards) => house::run(scenario, shards, &mut log),
+    };
     (log, result)
 }

@@ -402,7 +402,12 @@ impl<'a> Stage<'a> {
                 break;
             }
             if round > 20_000 {
-                return Err(self.violation("liveness", "requests do not end".into()));
+                let held_back: Vec<_> = self.peers.iter().filter_map(|p| p.held_back).collect();
+                let text = format!(
+                    "not ended: {:?}\nheld back: {held_back:?}\nservices: {:?}",
+                    self.model.requests, self.model.services
+                );
+                return Err(self.violation("liveness", text));
             }
             self.now += Span::from_millis(1);
             let mut out = Recorder::default();

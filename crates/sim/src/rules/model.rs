@@ -334,7 +334,9 @@ impl Model {
 
     fn make_room(&mut self, service: usize) {
         while let Some((conn, bytes)) = self.services[&service].paused.front().copied() {
-            if self.is_at_bound(service, bytes) {
+            // What no longer fits any line comes again to be refused.
+            let fits = bytes <= self.services[&service].config.queue_bytes;
+            if fits && self.is_at_bound(service, bytes) {
                 return;
             }
             let state = self.services.get_mut(&service).expect("looked at above");
@@ -378,14 +380,17 @@ impl Model {
 
     fn expire(&mut self, now: Time, service: usize) {
         let give_up = self.services[&service].config.give_up;
-        for number in self.services[&service].line.clone() {
+        let before = self.services[&service].line.clone();
+        for number in before.iter().copied() {
             if self.requests[&number].since + give_up <= now {
                 let line = &mut self.services.get_mut(&service).expect("it has a line").line;
                 line.retain(|other| *other != number);
                 self.refuse(number, Reason::Expired);
             }
         }
-        self.make_room(service);
+        if self.services[&service].line.len() < before.len() {
+            self.make_room(service);
+        }
     }
 
     /// Removes a worker. Says what it held.

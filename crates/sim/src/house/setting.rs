@@ -1,0 +1,133 @@
+//! What one seed makes of the world: rules, weather, who is there, what goes wrong.
+//!
+//! Swarm testing: each run lacks some kinds of faults and has others in plenty.
+
+use engine::{ServiceConfig, Span};
+use sessions::ShardConfig;
+
+use super::SERVICES;
+use super::ledger::Ledger;
+use super::net::Weather;
+use crate::rng::Rng;
+
+const FAULTS: usize = 8;
+
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) shard: ShardConfig,
+    pub(crate) weather: Weather,
+    pub(crate) clients: usize,
+    pub(crate) workers: usize,
+    pub(crate) noises: usize,
+    /// How long things go wrong.
+    pub(crate) faults: Span,
+    pub(crate) fault_every_ms: u64,
+    pub(crate) call_every_ms: u64,
+    pub(crate) fault_weights: [u64; FAULTS],
+    pub(crate) refuse_percent: u64,
+    /// Longest way from shard to shard.
+    pub(crate) cross_delay: Span,
+    /// Some bodies are large.
+    pub(crate) large: bool,
+    /// Replies to MDP/0.2 clients name the service.
+    pub(crate) names_service: bool,
+    /// Every refusal is answered in band.
+    pub(crate) answers_all: bool,
+    /// The shell notices the end of a stream it does not read.
+    pub(crate) sees_end: bool,
+    /// Longest line any rules of the run allow.
+    pub(crate) queue_max: usize,
+    /// More offers than there ever are.
+    pub(crate) offers_max: usize,
+    /// No message of the run is larger.
+    pub(crate) message_max: usize,
+}
+
+impl Setting {
+    pub(crate) fn some(rng: &mut Rng) -> Setting {
+        let large = rng.chance(12);
+        let answers_all = rng.chance(70);
+        let mut shard = ShardConfig::default();
+        shard.heartbeat = Span::from_millis(rng.pick(&[100, 300, 1_000]));
+        shard.liveness = rng.pick(&[2, 3, 4]);
+        shard.limits.connections = rng.pick(&[6, 20, 100]);
+        shard.limits.out_bytes = rng.pick(&[16 << 10, 256 << 10, 4 << 20]);
+        shard.limits.handshake = Span::from_millis(rng.pick(&[500, 5_000]));
+        shard.limits.idle = rng.pick(&[Span::MAX, Span::from_secs(5)]);
+        shard.limits.garbage = rng.pick(&[3, 100]);
+        shard.zmtp.message_bytes_max = 1 << 20;
+        shard.zmtp.frame_bytes_max = 1 << 20;
+        shard.zmtp.frames_max = 100;
+        shard.engine.service_idle = Span::from_millis(rng.between(200, 5_000));
+        let mut fault_weights = [6, 6, 6, 3, 5, 3, 2, 1];
+        for weight in &mut fault_weights {
+            *weight *= rng.pick(&[0, 1, 1, 3]);
+        }
+        fault_weights[0] += 1;
+        let workers = rng.between(2, 9) as usize;
+        let mut setting = Setting {
+            shard,
+            weather: Weather {
+                delay_max: Span::from_nanos(rng.pick(&[100_000, 5_000_000, 200_000_000])),
+                cut_percent: rng.pick(&[0, 20, 80]),
+                capacity: rng.pick(&[600, 8 << 10, 256 << 10]),
+            },
+            clients: rng.between(1, 6) as usize,
+            workers,
+            noises: rng.pick(&[0, 0, 1, 2, 3]),
+            faults: Span::from_millis(rng.between(1_000, 12_000)),
+            fault_every_ms: rng.pick(&[100, 1_000, 10_000]),
+            call_every_ms: rng.pick(&[50, 1_000, 100_000]),
+            fault_weights,
+            refuse_percent: rng.pick(&[0, 0, 30]),
+            cross_delay: Span::from_nanos(rng.pick(&[10_000, 1_000_000, 60_000_000])),
+            large,
+            names_service: rng.chance(80),
+            answers_all,
+            sees_end: rng.chance(70),
+            queue_max: 0,
+            offers_max: workers * 32,
+            message_max: if large { 1 << 20 } else { 16 << 10 },
+        };
+        setting.reload(rng);
+        setting
+    }
+
+    /// New rules for services.
+    pub(crate) fn reload(&mut self, rng: &mut Rng) {
+        let answers_all = self.answers_all;
+        let service = |rng: &mut Rng| ServiceConfig {
+            max_deliveries: rng.pick(&[1, 2, 3, 8]),
+            queue_max: rng.pick(&[1, 3, 20, 1_000]),
+            queue_bytes: rng.pick(&[600, 20_000, 1 << 30]),
+            give_up: if rng.chance(60) {
+                Span::MAX
+            } else {
+                Span::from_millis(rng.between(20, 5_000))
+            },
+            execution_limit: if rng.chance(60) {
+                Span::MAX
+            } else {
+                Span::from_millis(rng.between(300, 3_000))
+            },
+            answer_refusals: answers_all || rng.chance(50),
+        };
+        self.shard.engine.defaults = service(rng);
+        self.shard.engine.by_name.clear();
+        for name in SERVICES {
+            if rng.chance(50) {
+                let rules = service(rng);
+                self.shard.engine.by_name.insert(name.into(), rules);
+            }
+        }
+        let rules = SERVICES.map(|name| self.shard.engine.service(name).queue_max);
+        self.queue_max = rules.into_iter().max().unwrap_or(0).max(self.queue_max);
+    }
+
+    /// Tells the checker of deliveries what is allowed.
+    pub(crate) fn note_deliveries(&self, ledger: &mut Ledger) {
+        for (most, name) in ledger.deliveries_max.iter_mut().zip(SERVICES) {
+            *most = (*most).max(self.shard.engine.service(name).max_deliveries);
+        }
+    }
+}
