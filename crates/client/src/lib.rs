@@ -1,1 +1,21 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+mod backoff;
+pub mod blocking;
+mod calls;
+mod client;
+mod endpoint;
+mod error;
+mod mdp;
+mod message;
+mod wire;
+mod worker;
+
+pub use zmtp::Limits;
+
+pub use crate::calls::BrokerStatus;
+pub use crate::client::{Call, Client, ClientBuilder, Replies};
+pub use crate::error::{Error, Refusal};
+pub use crate::mdp::Protocol;
+pub use crate::message::Message;
+pub use crate::worker::{Request, Worker, WorkerBuilder, WorkerStatus};

@@ -16,6 +16,7 @@ use sessions::{Dialect, ShardConfig};
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
+    insecure: bool,
     mdp: Mdp,
     http: HttpFile,
     limits: LimitsFile,
@@ -145,7 +146,10 @@ impl std::str::FromStr for Lasting {
     type Err = String;
     fn from_str(text: &str) -> Result<Lasting, String> {
         let expected = || {
-            format!("{text:?} is not a duration: expected a number with us, ms, s, m or h, such as \"250ms\", or \"never\"")
+            format!(
+                "{text:?} is not a duration: expected a number with us, ms, s, m or h, \
+                 such as \"250ms\", or \"never\""
+            )
         };
         if text == "never" {
             return Ok(Lasting(Span::MAX));
@@ -195,9 +199,10 @@ impl<'de> Deserialize<'de> for Size {
                     _ => return Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
                 };
                 let count: Option<u64> = text[..digits].parse().ok();
-                count.and_then(|n| n.checked_mul(1 << shift)).map(Size).ok_or_else(|| {
-                    E::invalid_value(serde::de::Unexpected::Str(text), &SizeVisitor)
-                })
+                count
+                    .and_then(|n| n.checked_mul(1 << shift))
+                    .map(Size)
+                    .ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &SizeVisitor))
             }
         }
         deserializer.deserialize_any(SizeVisitor)
@@ -207,6 +212,8 @@ impl<'de> Deserialize<'de> for Size {
 /// Everything `serve` needs, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    /// Addresses other than loopback may be listened on.
+    pub(crate) insecure: bool,
     pub(crate) shard: ShardConfig,
     pub(crate) mdp: Vec<(Endpoint, Dialect)>,
     /// `None` = no HTTP.
@@ -238,19 +245,62 @@ pub(crate) enum ConfigError {
 
 impl Settings {
     /// Reads `path`, or takes the defaults without one, and applies what overrides it.
-    pub(crate) fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Settings, ConfigError> {
-        let file = match path {
-            None => File::default(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
-                parse(&path.display().to_string(), &text)?
-            }
-        };
-        let place = || path.map_or("flags".into(), |path| path.display().to_string());
-        settings(file, overrides)
-            .map_err(|message| ConfigError::Refused { place: place(), message })
+    pub(crate) fn load(
+        path: Option<&Path>,
+        overrides: &Overrides,
+    ) -> Result<Settings, ConfigError> {
+        let Some(path) = path else { return read("flags", "", overrides) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
+        read(&path.display().to_string(), &text, overrides)
     }
+}
+
+/// Reads the text of a file that errors call `name`.
+fn read(name: &str, text: &str, overrides: &Overrides) -> Result<Settings, ConfigError> {
+    let file = parse(name, text)?;
+    settings(file, overrides).map_err(|Fault { key, message }| {
+        let place = match line_of(text, &key) {
+            Some(line) => format!("{name}:{line}"),
+            None => name.to_owned(),
+        };
+        ConfigError::Refused { place, message }
+    })
+}
+
+/// A value that parses but makes no broker.
+#[derive(Debug)]
+struct Fault {
+    /// The key, one part each.
+    key: Vec<String>,
+    message: String,
+}
+
+impl Fault {
+    fn new(key: &[&str], expected: &str) -> Fault {
+        let message = format!("{} {expected}", key.join("."));
+        Fault { key: key.iter().map(|part| (*part).to_owned()).collect(), message }
+    }
+}
+
+impl From<String> for Fault {
+    fn from(message: String) -> Fault {
+        Fault { key: Vec::new(), message }
+    }
+}
+
+/// The line where `key`, or as much of it as is there, is written.
+fn line_of(text: &str, key: &[String]) -> Option<usize> {
+    let document = toml::de::DeTable::parse(text).ok()?;
+    let mut table = document.get_ref();
+    let mut line = None;
+    for part in key {
+        let Some(value) = table.get(part.as_str()) else { break };
+        line = Some(text[..value.span().start].matches('\n').count() + 1);
+        let Some(inner) = value.get_ref().as_table() else { break };
+        table = inner;
+    }
+    line
 }
 
 /// Parses the text of a file that errors call `name`.
@@ -262,7 +312,7 @@ fn parse(name: &str, text: &str) -> Result<File, ConfigError> {
     })
 }
 
-fn settings(file: File, overrides: &Overrides) -> Result<Settings, String> {
+fn settings(file: File, overrides: &Overrides) -> Result<Settings, Fault> {
     let mut shard = ShardConfig::default();
     let limits = &file.limits;
     set_size(&mut shard.zmtp.frame_bytes_max, limits.frame_bytes);
@@ -296,9 +346,10 @@ fn settings(file: File, overrides: &Overrides) -> Result<Settings, String> {
     if let Some(token) = &file.http.token
         && token.len() < 8
     {
-        return Err("http.token is too short: use at least 8 characters".into());
+        return Err(Fault::new(&["http", "token"], "is too short: use at least 8 characters"));
     }
     Ok(Settings {
+        insecure: file.insecure,
         shard,
         mdp,
         http,
@@ -345,50 +396,48 @@ fn rules(base: ServiceConfig, own: &Rules) -> ServiceConfig {
 }
 
 /// Values that parse but make no broker.
-fn check(shard: &ShardConfig, services: &BTreeMap<String, Rules>) -> Result<(), String> {
-    let ms = Span::from_millis;
-    let beat = shard.heartbeat;
-    if beat < ms(10) || beat > ms(3_600_000) {
-        return Err("mdp.heartbeat must be from 10ms to 1h".into());
+fn check(shard: &ShardConfig, services: &BTreeMap<String, Rules>) -> Result<(), Fault> {
+    let (shortest, longest) = (Span::from_millis(10), Span::from_millis(3_600_000));
+    let lasting = |span: Span| (shortest..=longest).contains(&span);
+    let (zmtp, limits, engine) = (&shard.zmtp, &shard.limits, &shard.engine);
+    let checks: [(bool, [&str; 2], &str); 10] = [
+        (lasting(shard.heartbeat), ["mdp", "heartbeat"], "must be from 10ms to 1h"),
+        ((1..=1_000).contains(&shard.liveness), ["mdp", "liveness"], "must be from 1 to 1000"),
+        (zmtp.frames_max > 0, ["limits", "frames"], "must be at least 1"),
+        (zmtp.frame_bytes_max > 0, ["limits", "frame_bytes"], "must be at least 1"),
+        (zmtp.message_bytes_max < 1 << 31, ["limits", "message_bytes"], "must be below 2GiB"),
+        (limits.out_bytes >= 64 * 1024, ["limits", "out_bytes"], "must be at least 64KiB"),
+        (lasting(limits.handshake), ["limits", "handshake"], "must be from 10ms to 1h"),
+        (limits.connections > 0, ["limits", "connections"], "must be at least 1"),
+        (engine.services_max > 0, ["limits", "services"], "must be at least 1"),
+        (
+            (1..=1_000_000).contains(&engine.concurrency_max),
+            ["limits", "concurrency"],
+            "must be from 1 to 1000000",
+        ),
+    ];
+    if let Some((_, key, expected)) = checks.iter().find(|(holds, ..)| !holds) {
+        return Err(Fault::new(key, expected));
     }
-    if !(1..=1_000).contains(&shard.liveness) {
-        return Err("mdp.liveness must be from 1 to 1000".into());
-    }
-    if shard.zmtp.frames_max == 0 || shard.zmtp.frame_bytes_max == 0 {
-        return Err("limits.frames and limits.frame_bytes must be at least 1".into());
-    }
-    if shard.zmtp.message_bytes_max >= 1 << 31 {
-        return Err("limits.message_bytes must be below 2GiB".into());
-    }
-    if shard.limits.out_bytes < 64 * 1024 {
-        return Err("limits.out_bytes must be at least 64KiB".into());
-    }
-    if shard.limits.handshake < ms(10) || shard.limits.handshake > ms(3_600_000) {
-        return Err("limits.handshake must be from 10ms to 1h".into());
-    }
-    if shard.limits.connections == 0 || shard.engine.services_max == 0 {
-        return Err("limits.connections and limits.services must be at least 1".into());
-    }
-    if !(1..=1_000_000).contains(&shard.engine.concurrency_max) {
-        return Err("limits.concurrency must be from 1 to 1000000".into());
-    }
-    let named = services.keys().map(|name| (format!("services.{name:?}"), name.as_bytes()));
-    for (place, name) in [("defaults".to_owned(), &b""[..])].into_iter().chain(named) {
-        let config = match name.strip_suffix(b"*") {
-            Some(prefix) => shard.engine.service(prefix),
-            None if name.is_empty() => shard.engine.defaults,
-            None => shard.engine.service(name),
-        };
-        if config.max_deliveries == 0 {
-            return Err(format!("{place}.max_deliveries must be at least 1 (1 = never run twice)"));
-        }
-        if config.give_up <= Span::ZERO || config.execution_limit <= Span::ZERO {
-            return Err(format!(
-                "{place}: give_up and execution_limit must be longer than nothing, or \"never\""
-            ));
-        }
+    check_rules(&["defaults"], &shard.engine.defaults)?;
+    for name in services.keys() {
+        let config = shard.engine.service(name.trim_end_matches('*').as_bytes());
+        check_rules(&["services", name], &config)?;
     }
     Ok(())
+}
+
+fn check_rules(table: &[&str], config: &ServiceConfig) -> Result<(), Fault> {
+    let span = "must be longer than nothing, or \"never\"";
+    let checks = [
+        (config.max_deliveries > 0, "max_deliveries", "must be at least 1 (1 = never run twice)"),
+        (config.give_up > Span::ZERO, "give_up", span),
+        (config.execution_limit > Span::ZERO, "execution_limit", span),
+    ];
+    match checks.iter().find(|(holds, ..)| !holds) {
+        None => Ok(()),
+        Some((_, key, expected)) => Err(Fault::new(&[table, &[*key]].concat(), expected)),
+    }
 }
 
 fn set<T: Copy>(place: &mut T, value: Option<T>) {
@@ -410,11 +459,10 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str) -> String {
-        let file = match parse("m.toml", text) {
-            Ok(file) => file,
-            Err(error) => return error.to_string(),
-        };
-        settings(file, &Overrides::default()).map(|_| "accepted".into()).unwrap_or_else(|e| e)
+        match read("m.toml", text, &Overrides::default()) {
+            Ok(_) => "accepted".into(),
+            Err(error) => error.to_string(),
+        }
     }
 
     #[test]
@@ -427,14 +475,20 @@ mod tests {
             ("[mdp]\n\nheartbeet = \"3s\"", "m.toml:3: unknown field `heartbeet`"),
             ("[mdp]\nheartbeat = 3", "m.toml:2: invalid type: integer `3`"),
             ("[mdp]\nheartbeat = \"3 fortnights\"", "m.toml:2: \"3 fortnights\" is not a duration"),
-            ("[mdp]\nheartbeat = \"1ms\"", "mdp.heartbeat must be from 10ms to 1h"),
+            ("[mdp]\nheartbeat = \"1ms\"", "m.toml:2: mdp.heartbeat must be from 10ms"),
             ("[limits]\nframes = -1", "m.toml:2: invalid value: integer `-1`"),
             ("[limits]\nframe_bytes = \"lots\"", "m.toml:2: invalid value: string \"lots\""),
-            ("[defaults]\nmax_deliveries = 0", "defaults.max_deliveries must be at least 1"),
-            ("[services.x]\nmax_deliveries = 0", "services.\"x\".max_deliveries must be"),
-            ("[[mdp.listen]]\nendpoint = \"udp://x:1\"", "m.toml:2: \"udp://x:1\" is not an endpoint"),
+            (
+                "[defaults]\nmax_deliveries = 0",
+                "m.toml:2: defaults.max_deliveries must be at least 1",
+            ),
+            ("[services.x]\nmax_deliveries = 0", "m.toml:2: services.x.max_deliveries must be"),
+            (
+                "[[mdp.listen]]\nendpoint = \"udp://x:1\"",
+                "m.toml:2: \"udp://x:1\" is not an endpoint",
+            ),
             ("[[mdp.listen]]\nendpoint = \"tcp://x\"", "m.toml:2: \"tcp://x\" has no port"),
-            ("[http]\ntoken = \"abc\"", "http.token is too short"),
+            ("[http]\ntoken = \"abc\"", "m.toml:2: http.token is too short"),
         ];
         for (text, expected) in cases {
             let got = refusal(text);

@@ -30,6 +30,9 @@ use crate::view::{Services, Snapshot, Workers};
 /// How long a call without `?timeout=` may take.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Services listed without `?limit=`.
+const LISTED: usize = 1_000;
+
 /// What the handlers share.
 pub(crate) struct House {
     pub(crate) inbox: Arc<Inbox>,
@@ -175,11 +178,17 @@ impl Refusal {
             Reason::QueueFull => {
                 (StatusCode::SERVICE_UNAVAILABLE, "the service's line is full", Some(1))
             }
-            Reason::Expired => {
-                (StatusCode::SERVICE_UNAVAILABLE, "it waited as long as the service allows", Some(1))
+            Reason::Expired => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "it waited as long as the service allows",
+                Some(1),
+            ),
+            Reason::Overload => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the service is overloaded", Some(1))
             }
-            Reason::Overload => (StatusCode::SERVICE_UNAVAILABLE, "the service is overloaded", Some(1)),
-            Reason::Draining => (StatusCode::SERVICE_UNAVAILABLE, "the broker is stopping", Some(5)),
+            Reason::Draining => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the broker is stopping", Some(5))
+            }
             Reason::Denied => (StatusCode::FORBIDDEN, "this is not allowed", None),
             Reason::WorkersFailed => {
                 (StatusCode::SERVICE_UNAVAILABLE, "every worker that tried was lost", Some(1))
@@ -208,7 +217,7 @@ async fn readyz(State(house): State<Arc<House>>) -> Result<&'static str, Refusal
 }
 
 async fn scrape(State(house): State<Arc<House>>) -> Result<Response, Refusal> {
-    let snapshot = house.look(Detail::Services).await?;
+    let snapshot = house.look(Detail::Services(metrics::SERVICES_MAX)).await?;
     let text = metrics::encode(snapshot).map_err(|error| {
         let message = format!("cannot write the metrics: {error}");
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
@@ -217,9 +226,18 @@ async fn scrape(State(house): State<Arc<House>>) -> Result<Response, Refusal> {
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-async fn services(State(house): State<Arc<House>>) -> Result<Json<Services>, Refusal> {
-    let snapshot = house.look(Detail::Services).await?;
-    Ok(Json(Services { services: snapshot.services }))
+#[derive(Deserialize)]
+struct ListOptions {
+    limit: Option<usize>,
+}
+
+async fn services(
+    State(house): State<Arc<House>>,
+    Query(options): Query<ListOptions>,
+) -> Result<Json<Services>, Refusal> {
+    let limit = options.limit.unwrap_or(LISTED);
+    let snapshot = house.look(Detail::Services(limit)).await?;
+    Ok(Json(Services { services: snapshot.services, total: snapshot.services_len }))
 }
 
 async fn workers(State(house): State<Arc<House>>) -> Result<Json<Workers>, Refusal> {
@@ -233,9 +251,8 @@ async fn drain(State(house): State<Arc<House>>) -> Result<StatusCode, Refusal> {
 }
 
 async fn reload(State(house): State<Arc<House>>) -> Result<Response, Refusal> {
-    let rules = (house.reload)().map_err(|message| {
-        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message)
-    })?;
+    let rules = (house.reload)()
+        .map_err(|message| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message))?;
     let (done, applied) = oneshot::channel();
     let config = Box::new(rules.shard);
     house.inbox.send(Command::Reload { config, done }).map_err(|_| Refusal::stopping())?;

@@ -27,7 +27,8 @@ pub(crate) enum Command {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Detail {
     Totals,
-    Services,
+    /// At most so many.
+    Services(usize),
     Workers,
 }
 

@@ -19,6 +19,14 @@ mod config;
 
 mod remote;
 
+mod call;
+
+mod work;
+
+mod demo;
+
+mod bench;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -52,6 +60,12 @@ enum Sub {
         #[arg(long, value_name = "FORMAT")]
         log_format: Option<config::LogFormat>,
     },
+    /// Call a service and print the answer
+    Call(call::Args),
+    /// Serve requests with a command
+    Work(work::Args),
+    /// Show a broker, workers and clients at work, then stop
+    Demo(demo::Args),
     /// Check a configuration file
     Check {
         /// The file
@@ -65,6 +79,8 @@ enum Sub {
     Drain(remote::Target),
     /// Make a broker read its configuration file again
     Reload(remote::Target),
+    /// Load a broker and say what came of it
+    Bench(bench::Options),
 }
 
 /// Why a command failed, and the exit code that says so.
@@ -101,6 +117,9 @@ fn run(command: Sub) -> Result<(), Failure> {
         Sub::Serve { config, mdp, http, data, log_format } => {
             serve::run(config, config::Overrides { mdp, http, log_format }, data)
         }
+        Sub::Call(args) => call::run(&args),
+        Sub::Work(args) => work::run(args),
+        Sub::Demo(args) => demo::run(&args),
         Sub::Check { file } => {
             config::Settings::load(Some(&file), &config::Overrides::default())
                 .map_err(|error| Failure::config(error.to_string()))?;
@@ -111,5 +130,14 @@ fn run(command: Sub) -> Result<(), Failure> {
         Sub::Workers(target) => remote::workers(&target),
         Sub::Drain(target) => remote::drain(&target),
         Sub::Reload(target) => remote::reload(&target),
+        Sub::Bench(options) => bench::run(&options),
     }
+}
+
+/// A runtime for commands that are clients.
+pub(crate) fn current_thread_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))
 }

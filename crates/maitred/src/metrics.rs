@@ -14,7 +14,7 @@ use crate::view::{Service, Snapshot};
 
 /// Services named in one scrape; the rest only count in the totals. A scrape of 100,000 services
 /// would cost the scraper more than it is worth.
-const SERVICES_MAX: usize = 1_000;
+pub(crate) const SERVICES_MAX: usize = 1_000;
 
 /// The text of one scrape.
 pub(crate) fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
@@ -91,7 +91,7 @@ fn encode_services(services: &[Service], encoder: &mut DescriptorEncoder<'_>) ->
     ];
     for (name, help, read) in gauges {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for service in services.iter().take(SERVICES_MAX) {
+        for service in services.iter() {
             let labels = [("service", service.name.as_str())];
             let value = i64::try_from(read(service)).unwrap_or(i64::MAX);
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
@@ -105,7 +105,7 @@ fn encode_services(services: &[Service], encoder: &mut DescriptorEncoder<'_>) ->
     ];
     for (name, help, read) in counters {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for service in services.iter().take(SERVICES_MAX) {
+        for service in services.iter() {
             let labels = [("service", service.name.as_str())];
             ConstCounter::new(read(service)).encode(family.encode_family(&labels)?)?;
         }

@@ -49,6 +49,9 @@ struct Socket {
     stream: TcpStream,
     /// There may be more to read.
     readable: bool,
+    /// The peer closed its side, or the connection broke: no further edge will come, so it is read
+    /// to its end whatever the length of a read.
+    ending: bool,
     /// It is in `ready`.
     queued: bool,
     /// The last write did not take everything.
@@ -212,7 +215,8 @@ impl Reactor {
     fn note_readiness(&mut self, slot: usize, event: &mio::event::Event, now: Time) {
         let Some(socket) = self.sockets.get_mut(slot).and_then(Option::as_mut) else { return };
         let id = socket.id;
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
+        socket.ending |= event.is_read_closed() || event.is_error();
+        if event.is_readable() || socket.ending {
             socket.readable = true;
             if !socket.queued {
                 socket.queued = true;
@@ -235,18 +239,18 @@ impl Reactor {
                         self.admit(now, id, stream);
                     }
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return,
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
-                    _ => {
-                        tracing::warn!(%error, "cannot accept connections; trying again");
-                        break;
-                    }
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections; trying again");
+                    self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+                    return;
+                }
             }
         }
-        // Out of descriptors, or more are waiting: the edge will not come again.
-        self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+        // More may be waiting, and the edge will not come again: go on in the next turn.
+        self.accept_again = Some(Instant::now());
     }
 
     fn admit(&mut self, now: Time, id: ConnId, mut stream: TcpStream) {
@@ -267,8 +271,14 @@ impl Reactor {
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
         }
-        self.sockets[slot] =
-            Some(Socket { id, stream, readable: false, queued: false, blocked: false });
+        self.sockets[slot] = Some(Socket {
+            id,
+            stream,
+            readable: false,
+            ending: false,
+            queued: false,
+            blocked: false,
+        });
     }
 
     /// Reads one connection once.
@@ -305,6 +315,8 @@ impl Reactor {
                 let result = rustix::io::read(&socket.stream, spare).map_err(io::Error::from);
                 if result.as_ref().is_ok_and(|n| *n > 0) {
                     self.shard.received_direct(now, id);
+                } else {
+                    self.shard.read_nothing(id);
                 }
                 (result, room)
             }
@@ -313,21 +325,19 @@ impl Reactor {
             Ok(0) => self.close(now, id),
             Ok(n) => {
                 self.traffic.bytes_in += n as u64;
-                if n == room {
+                if n == room || socket.ending {
                     socket.queued = true;
                     self.ready.push_back(id);
                 } else {
                     socket.readable = false;
                 }
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => socket.readable = false,
-                io::ErrorKind::Interrupted => {
-                    socket.queued = true;
-                    self.ready.push_back(id);
-                }
-                _ => self.close(now, id),
-            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                socket.queued = true;
+                self.ready.push_back(id);
+            }
+            Err(_) => self.close(now, id),
         }
     }
 
@@ -365,11 +375,9 @@ impl Reactor {
                     self.traffic.bytes_out += n as u64;
                     self.shard.wrote(now, id, n);
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => socket.blocked = true,
-                    io::ErrorKind::Interrupted => {}
-                    _ => return self.close(now, id),
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.blocked = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.close(now, id),
             }
         }
     }
@@ -522,12 +530,12 @@ impl Reactor {
             waiting_bytes,
             draining: self.drain_until.is_some(),
             services: match detail {
-                Detail::Services => view::services(&self.shard, now),
+                Detail::Services(limit) => view::services(&self.shard, now, limit),
                 Detail::Totals | Detail::Workers => Vec::new(),
             },
             workers: match detail {
                 Detail::Workers => view::workers(&self.shard, now),
-                Detail::Totals | Detail::Services => Vec::new(),
+                Detail::Totals | Detail::Services(_) => Vec::new(),
             },
         }
     }

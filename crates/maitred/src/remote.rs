@@ -26,11 +26,21 @@ pub(crate) fn services(target: &Target) -> Result<(), Failure> {
         print!("{body}");
         return Ok(());
     }
-    let Services { services } = parse(&body)?;
-    let header =
-        ["SERVICE", "WORKERS", "OFFERS", "WAITING", "LEASED", "REQUESTS", "REFUSED", "REDELIVERED", "P99"];
+    let Services { services, total } = parse(&body)?;
+    let shown = services.len();
+    let header = [
+        "SERVICE",
+        "WORKERS",
+        "OFFERS",
+        "WAITING",
+        "LEASED",
+        "REQUESTS",
+        "REFUSED",
+        "REDELIVERED",
+        "P99",
+    ];
     let rows = services.into_iter().map(|s| {
-        let p99 = s.sojourn_p99_us.map_or("-".into(), |us| format!("{:.1}ms", us as f64 / 1e3));
+        let p99 = s.sojourn_p99_us.map_or("-".into(), show_us);
         [
             s.name,
             s.workers.to_string(),
@@ -44,6 +54,9 @@ pub(crate) fn services(target: &Target) -> Result<(), Failure> {
         ]
     });
     print_table(header, rows.collect());
+    if shown < total {
+        println!("the {shown} busiest of {total}");
+    }
     Ok(())
 }
 
@@ -143,6 +156,16 @@ fn request(target: &Target, path: &str, post: bool) -> Result<String, Failure> {
 fn parse<T: DeserializeOwned>(body: &str) -> Result<T, Failure> {
     serde_json::from_str(body)
         .map_err(|error| Failure::new(format!("the broker's answer is not understood: {error}")))
+}
+
+/// A bound of a histogram; the last bucket has none.
+fn show_us(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us}us"),
+        1_000..10_000_000 => format!("{:.1}ms", us as f64 / 1e3),
+        u64::MAX => ">67s".into(),
+        _ => format!("{:.1}s", us as f64 / 1e6),
+    }
 }
 
 fn print_table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sessions::{Shard, ShardConfig};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
@@ -17,6 +19,9 @@ use crate::http::{self, House};
 use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
 use crate::view::Clock;
+
+/// Connections that wait to be accepted, if the system allows so many.
+const BACKLOG: i32 = 4_096;
 
 /// What a reload found.
 pub(crate) struct NewRules {
@@ -59,7 +64,7 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     let settings = Settings::load(path.as_deref(), &overrides)
         .map_err(|error| Failure::config(error.to_string()))?;
-    start_log(&settings);
+    let _log = start_log(&settings);
     let _lock = data.map(lock_data).transpose()?;
     raise_file_limit(settings.shard.limits.connections);
     let broker = Broker::bind(settings, path, overrides)?;
@@ -82,6 +87,9 @@ pub(crate) struct Broker {
     source: Arc<Source>,
     http: Option<(std::net::TcpListener, SocketAddr)>,
     mdp: Vec<SocketAddr>,
+    runtime: Runtime,
+    /// SIGTERM, SIGINT, SIGHUP: heard from here on.
+    signals: [Signal; 3],
 }
 
 impl Broker {
@@ -94,14 +102,14 @@ impl Broker {
         let mut listeners = Vec::new();
         let mut mdp = Vec::new();
         for (endpoint, dialect) in &settings.mdp {
-            let listener = bind(&endpoint.address, &endpoint.to_string())?;
+            let listener = bind(&endpoint.address, &endpoint.to_string(), settings.insecure)?;
             mdp.push(local_address(&listener)?);
             listeners.push((listener, *dialect));
         }
         let http = match &settings.http {
             None => None,
             Some(address) => {
-                let listener = bind(address, &format!("http://{address}"))?;
+                let listener = bind(address, &format!("http://{address}"), settings.insecure)?;
                 let address = local_address(&listener)?;
                 Some((listener, address))
             }
@@ -113,7 +121,14 @@ impl Broker {
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let inbox = reactor.inbox();
         let source = Arc::new(Source { path, overrides, started: settings });
-        Ok(Broker { reactor, inbox, source, http, mdp })
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
+        let signals = hear_signals(&runtime)
+            .map_err(|error| Failure::new(format!("cannot listen to signals: {error}")))?;
+        Ok(Broker { reactor, inbox, source, http, mdp, runtime, signals })
     }
 
     /// Where Majordomo clients and workers connect.
@@ -147,13 +162,8 @@ impl Broker {
 
     /// Serves until drained.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let Broker { reactor, inbox, source, http, mdp: _ } = self;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
-        runtime.spawn(listen_to_signals(inbox.clone(), source.clone()));
+        let Broker { reactor, inbox, source, http, mdp: _, runtime, signals } = self;
+        runtime.spawn(obey_signals(signals, inbox.clone(), source.clone()));
         if let Some((listener, address)) = http {
             let settings = &source.started;
             let reload = {
@@ -194,28 +204,29 @@ async fn serve_http(listener: std::net::TcpListener, house: Arc<House>) {
     }
 }
 
+fn hear_signals(runtime: &Runtime) -> std::io::Result<[Signal; 3]> {
+    let _context = runtime.enter();
+    Ok([
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    ])
+}
+
 /// SIGTERM and SIGINT drain, SIGHUP reloads.
-async fn listen_to_signals(inbox: Arc<Inbox>, source: Arc<Source>) {
-    let signals = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::hangup()),
-    );
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
-        tracing::error!("cannot listen to signals: SIGTERM will not drain");
-        return;
-    };
+async fn obey_signals(signals: [Signal; 3], inbox: Arc<Inbox>, source: Arc<Source>) {
+    let [mut terminate, mut interrupt, mut hangup] = signals;
     loop {
         tokio::select! {
             _ = terminate.recv() => drain(&inbox),
             _ = interrupt.recv() => drain(&inbox),
             _ = hangup.recv() => match source.reload() {
                 Err(error) => tracing::error!(error, "configuration refused; the old one stays"),
-                Ok(rules) => {
+                Ok(NewRules { shard, needs_restart }) => {
                     let (done, applied) = tokio::sync::oneshot::channel();
-                    let config = Box::new(rules.shard);
-                    if inbox.send(Command::Reload { config, done }).is_ok() && applied.await.is_ok() {
-                        tracing::info!(needs_restart = ?rules.needs_restart, "configuration applied");
+                    let reload = Command::Reload { config: Box::new(shard), done };
+                    if inbox.send(reload).is_ok() && applied.await.is_ok() {
+                        tracing::info!(?needs_restart, "configuration applied");
                     }
                 }
             },
@@ -229,30 +240,36 @@ fn drain(inbox: &Inbox) {
     }
 }
 
-fn bind(address: &str, endpoint: &str) -> Result<std::net::TcpListener, Failure> {
+fn bind(address: &str, endpoint: &str, insecure: bool) -> Result<std::net::TcpListener, Failure> {
     let addresses: Vec<SocketAddr> = address
         .to_socket_addrs()
         .map_err(|error| Failure::new(format!("cannot resolve {endpoint}: {error}")))?
         .collect();
-    // Loopback by default; an open port without authentication is a decision for part 3's keys.
-    if let Some(open) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+    let open = addresses.iter().find(|address| !address.ip().is_loopback());
+    if let Some(open) = open.filter(|_| !insecure) {
         return Err(Failure::config(format!(
-            "{endpoint} ({open}) is not a loopback address, and this version has no authentication: \
-             listen on 127.0.0.1 or [::1]"
+            "{endpoint} ({open}) is not a loopback address and nobody would be asked who they \
+             are: listen on 127.0.0.1 or [::1], or write `insecure = true` if you trust the network"
         )));
     }
-    std::net::TcpListener::bind(&addresses[..])
-        .map_err(|error| Failure::new(format!("cannot listen on {endpoint}: {error}")))
+    let cannot = |error| Failure::new(format!("cannot listen on {endpoint}: {error}"));
+    let listener = std::net::TcpListener::bind(&addresses[..]).map_err(cannot)?;
+    // The standard library asks for 128: thousands that reconnect at once would lose their SYNs.
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| cannot(error.into()))?;
+    Ok(listener)
 }
 
 fn local_address(listener: &std::net::TcpListener) -> Result<SocketAddr, Failure> {
     listener.local_addr().map_err(|error| Failure::new(format!("no local address: {error}")))
 }
 
-fn start_log(settings: &Settings) {
+/// Lines are written by a thread of their own: a terminal that stops reading must not stop the
+/// reactor. Lines that pile up are lost.
+fn start_log(settings: &Settings) -> WorkerGuard {
     let level = &settings.log_level;
     let filter = EnvFilter::try_from_env("MAITRED_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (lines, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
     let started = match settings.log_format {
         LogFormat::Text => log.with_ansi(false).try_init(),
         LogFormat::Json => log.json().try_init(),
@@ -260,6 +277,7 @@ fn start_log(settings: &Settings) {
     if let Err(error) = started {
         eprintln!("maitred: no log: {error}");
     }
+    guard
 }
 
 /// Every connection costs a descriptor: takes as many as the system grants.

@@ -76,6 +76,8 @@ pub(crate) struct Worker {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Services {
     pub(crate) services: Vec<Service>,
+    /// How many there are, those not shown included.
+    pub(crate) total: usize,
 }
 
 /// The answer of `GET /v1/workers`.
@@ -113,12 +115,16 @@ pub(crate) fn show_id(id: ConnId) -> String {
     format!("{id:?}")
 }
 
-/// Every service, by name.
-pub(crate) fn services(shard: &Shard, now: Time) -> Vec<Service> {
+/// Up to `limit` services by name; if there are more, those with the most requests.
+pub(crate) fn services(shard: &Shard, now: Time, limit: usize) -> Vec<Service> {
     let percentile = |histogram: Option<&Histogram>, q| histogram.map(|h| h.percentile_us(q));
-    let mut services: Vec<Service> = shard
-        .engine()
-        .services()
+    let mut views: Vec<engine::ServiceView<'_>> = shard.engine().services().collect();
+    if views.len() > limit {
+        views.select_nth_unstable_by_key(limit, |view| std::cmp::Reverse(view.requests));
+        views.truncate(limit);
+    }
+    let mut services: Vec<Service> = views
+        .into_iter()
         .map(|service| Service {
             name: show(service.name),
             workers: service.workers,
@@ -141,13 +147,12 @@ pub(crate) fn services(shard: &Shard, now: Time) -> Vec<Service> {
 
 /// Every worker, by service and age.
 pub(crate) fn workers(shard: &Shard, now: Time) -> Vec<Worker> {
-    let conns: std::collections::HashMap<ConnId, sessions::ConnView> =
-        shard.connections().map(|conn| (conn.id, conn)).collect();
     let mut workers: Vec<Worker> = shard
         .engine()
         .workers()
         .map(|worker| {
-            let conn = conns.get(&worker.conn);
+            let conn = shard.connection(worker.conn);
+            let conn = conn.as_ref();
             Worker {
                 id: show_id(worker.conn),
                 service: show(worker.service),

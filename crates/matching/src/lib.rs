@@ -44,6 +44,9 @@ mod queue;
 
 mod broker;
 
+#[cfg(test)]
+mod tests;
+
 pub use broker::{Broker, Drops, Match, Outcome, Party, Side};
 pub use queue::{Discipline, DropFrom, Dropped, Entry, Key, Order, Queue, QueueConfig, Reason};
 pub use time::{Span, Time};

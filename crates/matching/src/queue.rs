@@ -237,6 +237,8 @@ impl<T> Queue<T> {
                 self.tick(now, drops);
                 return None;
             }
+            // Whoever is left was sent no earlier than the one that made room.
+            self.wake = self.oldest().map_or(self.wake, |send| self.expiry(send));
             self.drop_front(Reason::QueueFull, drops);
         }
         let key = self.nodes.insert(Node {

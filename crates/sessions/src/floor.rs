@@ -310,6 +310,14 @@ impl Floor {
         }
     }
 
+    pub(crate) fn look_at_wire(&self, id: ConnId) -> Option<&Wire> {
+        let slot = self.slots.get(id.slot() as usize)?;
+        match &slot.conn {
+            Conn::Wire(wire) if slot.generation == id.generation() => Some(wire),
+            Conn::Wire(_) | Conn::Local(_) | Conn::Free => None,
+        }
+    }
+
     pub(crate) fn wires(&self) -> impl Iterator<Item = (ConnId, &Wire)> {
         self.slots.iter().enumerate().filter_map(|(i, slot)| match &slot.conn {
             Conn::Wire(wire) => Some((ConnId::new(self.me, i as u32, slot.generation), &**wire)),

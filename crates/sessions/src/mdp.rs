@@ -45,6 +45,16 @@ pub(crate) enum Word<'a> {
     Garbage(&'static str),
 }
 
+impl Word<'_> {
+    fn makes_sense(&self) -> bool {
+        match self {
+            Word::Request { service, .. } => !service.is_empty(),
+            Word::Worker { .. } => true,
+            Word::Garbage(_) => false,
+        }
+    }
+}
+
 /// What a worker says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum WorkerWord<'a> {
@@ -65,11 +75,20 @@ pub(crate) enum WorkerWord<'a> {
     Misuse,
 }
 
-/// Reads one message.
+/// Reads one message. A return stack may hold anything, so a first frame that looks like a header
+/// is one only if the rest makes sense.
 pub(crate) fn read<'a>(message: &Message<'a>) -> Word<'a> {
-    let Some(header) = header_at(message) else {
-        return Word::Garbage("no Majordomo header");
-    };
+    let first = message.frame(0).is_some_and(is_header).then(|| read_at(message, 0));
+    match first {
+        Some(word) if word.makes_sense() => word,
+        Some(_) | None => match delimiter_at(message) {
+            Some(delimiter) => read_at(message, delimiter + 1),
+            None => first.unwrap_or(Word::Garbage("no Majordomo header")),
+        },
+    }
+}
+
+fn read_at<'a>(message: &Message<'a>, header: usize) -> Word<'a> {
     let frame = |i: usize| message.frame(header + i);
     match frame(0) {
         Some(b"MDPC01") => match frame(1) {
@@ -118,13 +137,9 @@ fn reply<'a>(message: &Message<'a>, rest: usize, last: bool) -> WorkerWord<'a> {
     WorkerWord::Reply { request, body: rest + 1 + delimiter, last }
 }
 
-/// The index of the header: 0, or right behind the first empty frame.
-fn header_at(message: &Message<'_>) -> Option<usize> {
-    if message.frame(0).is_some_and(is_header) {
-        return Some(0);
-    }
-    let delimiter = (0..=STACK_MAX).find(|i| message.frame(*i).is_some_and(<[u8]>::is_empty))?;
-    Some(delimiter + 1)
+/// The index of the first empty frame.
+fn delimiter_at(message: &Message<'_>) -> Option<usize> {
+    (0..=STACK_MAX).find(|i| message.frame(*i).is_some_and(<[u8]>::is_empty))
 }
 
 fn is_header(frame: &[u8]) -> bool {

@@ -25,7 +25,10 @@ use crate::wire::{Role, Serving, Wire};
 
 /// A direct read asks for at most this much at first, and at most doubles what has arrived, so
 /// that an announced length alone reserves next to nothing.
-const DIRECT_MIN: usize = 64 * 1024;
+const DIRECT_MAX: usize = 256 * 1024;
+/// A direct read has room for a little more than it expects: that it came up short then tells that
+/// nothing more is there, without another system call.
+const DIRECT_SLACK: usize = 64;
 
 /// What happened to connections since the start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -85,6 +88,24 @@ pub struct ConnView {
     pub held: u32,
     /// Whether the peer answers PING.
     pub pings: bool,
+}
+
+impl ConnView {
+    fn new(id: ConnId, wire: &Wire) -> ConnView {
+        ConnView {
+            id,
+            remote: wire.remote,
+            opened: wire.opened,
+            last_seen: wire.last_seen,
+            out_bytes: wire.outbox.len(),
+            in_flight: wire.in_flight,
+            held: match wire.role {
+                Role::Serving(serving) => serving.held,
+                Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => 0,
+            },
+            pings: wire.zmtp.supports_ping(),
+        }
+    }
 }
 
 /// Everything of the broker that does no I/O.
@@ -168,12 +189,13 @@ impl Shard {
             return Want::Paused;
         }
         let have = wire.pending.len();
-        if have < LARGE_BODY && wire.need.saturating_sub(have) < LARGE_BODY {
+        let need = if have == 0 { wire.expect } else { wire.need };
+        if have < LARGE_BODY && need.saturating_sub(have) < LARGE_BODY {
             return Want::Shared;
         }
-        let missing = wire.need.saturating_sub(have).clamp(1, have.max(DIRECT_MIN));
+        let missing = need.saturating_sub(have).clamp(1, have.max(DIRECT_MAX));
         if wire.pending.capacity() - have < missing {
-            wire.pending.reserve_exact(missing);
+            wire.pending.reserve_exact(missing + DIRECT_SLACK);
         }
         Want::Direct
     }
@@ -191,6 +213,15 @@ impl Shard {
     /// at most. Call [`received_direct`](Shard::received_direct) afterwards.
     pub fn direct(&mut self, id: ConnId) -> Option<&mut Vec<u8>> {
         self.floor.wire(id).map(|wire| &mut wire.pending)
+    }
+
+    /// After a direct read that brought nothing: an idle connection owns no buffer.
+    pub fn read_nothing(&mut self, id: ConnId) {
+        if let Some(wire) = self.floor.wire(id)
+            && wire.pending.is_empty()
+        {
+            wire.pending = Vec::new();
+        }
     }
 
     /// Takes in all bytes of `id` that are not consumed yet.
@@ -407,19 +438,13 @@ impl Shard {
 
     /// Every connection.
     pub fn connections(&self) -> impl Iterator<Item = ConnView> {
-        self.floor.wires().map(|(id, wire)| ConnView {
-            id,
-            remote: wire.remote,
-            opened: wire.opened,
-            last_seen: wire.last_seen,
-            out_bytes: wire.outbox.len(),
-            in_flight: wire.in_flight,
-            held: match wire.role {
-                Role::Serving(serving) => serving.held,
-                Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => 0,
-            },
-            pings: wire.zmtp.supports_ping(),
-        })
+        self.floor.wires().map(|(id, wire)| ConnView::new(id, wire))
+    }
+
+    /// One connection.
+    #[must_use]
+    pub fn connection(&self, id: ConnId) -> Option<ConnView> {
+        self.floor.look_at_wire(id).map(|wire| ConnView::new(id, wire))
     }
 
     fn home_of(&self, name: &[u8]) -> u8 {
@@ -445,6 +470,7 @@ impl Shard {
             match self.next(id, &mut buf[at..end], &mut frames) {
                 Some(Step::Message { len }) => {
                     let message = frames.view(&buf[at..at + len]);
+                    self.expect(id, len);
                     if !self.on_message(now, id, &message, None) {
                         break;
                     }
@@ -465,7 +491,7 @@ impl Shard {
         (at, end)
     }
 
-    /// Consumes what is pending. A large message that fills it exactly is not copied.
+    /// Consumes what is pending. A large message at its start is not copied.
     fn feed_pending(&mut self, now: Time, id: ConnId) {
         let Some(wire) = self.floor.wire(id) else { return };
         if wire.is_held() || wire.pending.len() < wire.need {
@@ -475,13 +501,24 @@ impl Shard {
         if buf.len() >= LARGE_BODY {
             let mut frames = core::mem::take(&mut self.frames);
             let step = self.next(id, &mut buf, &mut frames);
-            if step == Some(Step::Message { len: buf.len() }) {
+            if let Some(Step::Message { len }) = step
+                && len >= LARGE_BODY
+            {
+                let mut rest = buf.split_off(len);
                 let whole = Bytes::from(buf);
+                self.expect(id, len);
                 let message = frames.view(&whole);
                 let taken = self.on_message(now, id, &message, Some(&whole));
                 self.frames = frames;
-                if !taken && let Some(wire) = self.floor.wire(id) {
-                    wire.pending = Vec::from(whole);
+                if !taken {
+                    let mut again = Vec::from(whole);
+                    again.append(&mut rest);
+                    rest = again;
+                }
+                let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) else { return };
+                wire.pending = rest;
+                if taken && !wire.pending.is_empty() {
+                    self.feed_pending(now, id);
                 }
                 return;
             }
@@ -504,6 +541,12 @@ impl Shard {
             buf.truncate(end);
             buf.drain(..start);
             wire.pending = if buf.is_empty() { Vec::new() } else { buf };
+        }
+    }
+
+    fn expect(&mut self, id: ConnId, len: usize) {
+        if let Some(wire) = self.floor.wire(id) {
+            wire.expect = if len >= LARGE_BODY { len } else { 0 };
         }
     }
 

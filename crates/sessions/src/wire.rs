@@ -21,6 +21,9 @@ pub(crate) struct Wire {
     pub(crate) pending: Vec<u8>,
     /// Length `pending` must reach before looking at it again is worth the while.
     pub(crate) need: usize,
+    /// Length of its last message if that was large: the next one is read into memory of its own
+    /// from its first byte.
+    pub(crate) expect: usize,
     pub(crate) outbox: Outbox,
     pub(crate) opened: Time,
     /// When its last byte came: any byte counts as life.
@@ -106,6 +109,7 @@ impl Wire {
             remote,
             pending: Vec::new(),
             need: 0,
+            expect: 0,
             outbox: Outbox::default(),
             opened: now,
             last_seen: now,

@@ -148,7 +148,8 @@ impl<'a> Stage<'a> {
     fn forget_services(&mut self) -> Result<(), Violation> {
         for (i, name) in NAMES.into_iter().enumerate() {
             let Some(service) = self.model.services.get(&i) else { continue };
-            let idle = service.idle_since.map_or(Time::MAX, |at| at + self.model.config.service_idle);
+            let idle =
+                service.idle_since.map_or(Time::MAX, |at| at + self.model.config.service_idle);
             let exists = self.engine.services().any(|view| view.name == name);
             if exists != (idle > self.now) {
                 let text = format!("{name:?}: exists is {exists}, idle enough at {idle:?}");
@@ -319,7 +320,8 @@ impl<'a> Stage<'a> {
         for (number, id) in &out.delivered {
             let known = *self.ids.entry(*number).or_insert(*id);
             if known != *id || self.known_ids.iter().any(|(i, n)| i == id && n != number) {
-                let text = format!("request {number} is called {id:?}, another or before {known:?}");
+                let text =
+                    format!("request {number} is called {id:?}, another or before {known:?}");
                 return Err(self.violation("request names", text));
             }
             if self.known_ids.len() < 64 {
@@ -435,8 +437,9 @@ impl<'a> Stage<'a> {
         let (requests, workers) = (self.engine.requests_len(), self.engine.workers_len());
         let (services, armed) = (self.engine.services_len(), self.engine.deadline());
         if (requests, workers, services, armed) != (0, 0, 0, None) {
-            let text =
-                format!("left: {requests} requests, {workers} workers, {services} services, {armed:?}");
+            let text = format!(
+                "left: {requests} requests, {workers} workers, {services} services, {armed:?}"
+            );
             return Err(self.violation("liveness", text));
         }
         Ok(())
@@ -448,9 +451,8 @@ impl<'a> Stage<'a> {
             self.model.workers_of(**i) == 0 && (!s.line.is_empty() || s.config.queue_max == 0)
         });
         let Some(service) = needy.map(|(i, _)| *i) else { return Ok(()) };
-        let free = |peer: &Peer| {
-            peer.held_back.is_none() && !self.model.workers.contains_key(&peer.id)
-        };
+        let free =
+            |peer: &Peer| peer.held_back.is_none() && !self.model.workers.contains_key(&peer.id);
         let peer = match self.peers.iter().position(free) {
             Some(peer) => peer,
             None => {

@@ -59,7 +59,9 @@ fn main() -> ExitCode {
             }
         }
         let (count, seconds) = (args.count, start.elapsed().as_secs_f64());
-        println!("{stage:?}: {count} seeds, {requests} requests, {answered} answered, {seconds:.1} s");
+        println!(
+            "{stage:?}: {count} seeds, {requests} requests, {answered} answered, {seconds:.1} s"
+        );
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -214,7 +214,10 @@ impl Model {
     pub(crate) fn gone(&mut self, now: Time, conn: ConnId) {
         self.withdraw(now, conn);
         self.keep_promise(conn);
-        let asked: Vec<u64> = self.requests.iter().filter(|(_, h)| h.client == conn && !h.abandoned)
+        let asked: Vec<u64> = self
+            .requests
+            .iter()
+            .filter(|(_, h)| h.client == conn && !h.abandoned)
             .map(|(number, _)| *number)
             .collect();
         for number in asked {
@@ -222,7 +225,11 @@ impl Model {
             let held = self.requests.get_mut(&number).expect("listed");
             held.abandoned = true;
             if held.holder.is_none() {
-                self.services.get_mut(&held.service).expect("it waits").line.retain(|n| *n != number);
+                self.services
+                    .get_mut(&held.service)
+                    .expect("it waits")
+                    .line
+                    .retain(|n| *n != number);
                 self.requests.remove(&number);
             }
         }

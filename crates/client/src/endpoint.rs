@@ -1,0 +1,97 @@
+//! Where a broker listens: `tcp://host:port`.
+
+use std::fmt;
+
+use crate::error::Error;
+
+/// A broker's address, checked but not resolved: names are looked up anew at each connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Endpoint {
+    text: Box<str>,
+    /// Without brackets.
+    host: Box<str>,
+    port: u16,
+}
+
+impl Endpoint {
+    /// Reads `tcp://host:port`; the host is a name, an IPv4 address, or an IPv6 address in brackets.
+    pub(crate) fn parse(text: &str) -> Result<Endpoint, Error> {
+        let wrong = |problem| Error::Endpoint { endpoint: text.into(), problem };
+        let address =
+            text.strip_prefix("tcp://").ok_or_else(|| wrong("it does not start with tcp://"))?;
+        let (host, port) = match address.strip_prefix('[') {
+            Some(rest) => {
+                let (host, rest) =
+                    rest.split_once(']').ok_or_else(|| wrong("the bracket is never closed"))?;
+                if host.parse::<std::net::Ipv6Addr>().is_err() {
+                    return Err(wrong("what stands in brackets is not an IPv6 address"));
+                }
+                (host, rest.strip_prefix(':').ok_or_else(|| wrong("it has no port"))?)
+            }
+            None => address.rsplit_once(':').ok_or_else(|| wrong("it has no port"))?,
+        };
+        if host.is_empty() || host == "*" {
+            return Err(wrong("it names no host to connect to"));
+        }
+        if host.contains(':') && !address.starts_with('[') {
+            return Err(wrong("an IPv6 address needs brackets"));
+        }
+        if host.contains(['/', '@', ' ']) {
+            return Err(wrong("the host is not a host name"));
+        }
+        let port = port.parse().ok().filter(|&port| port != 0);
+        let port = port.ok_or_else(|| wrong("the port is not a number from 1 to 65535"))?;
+        Ok(Endpoint { text: text.into(), host: host.into(), port })
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn host_and_port(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<(&str, u16), &'static str>) {
+        let endpoint = Endpoint::parse(text);
+        let got = match &endpoint {
+            Ok(endpoint) => Ok(endpoint.host_and_port()),
+            Err(Error::Endpoint { problem, .. }) => Err(*problem),
+            Err(other) => panic!("{text}: {other}"),
+        };
+        assert_eq!(got, expected, "{text}");
+    }
+
+    #[test]
+    fn endpoints_are_read_or_refused_with_a_reason() {
+        check("tcp://127.0.0.1:5555", Ok(("127.0.0.1", 5555)));
+        check("tcp://broker.example:1", Ok(("broker.example", 1)));
+        check("tcp://[::1]:65535", Ok(("::1", 65535)));
+        check("127.0.0.1:5555", Err("it does not start with tcp://"));
+        check("ipc:///tmp/x", Err("it does not start with tcp://"));
+        check("tcp://localhost", Err("it has no port"));
+        check("tcp://[::1]", Err("it has no port"));
+        check("tcp://[::1:5555", Err("the bracket is never closed"));
+        check("tcp://[nonsense]:1", Err("what stands in brackets is not an IPv6 address"));
+        check("tcp://::1:5555", Err("an IPv6 address needs brackets"));
+        check("tcp://*:5555", Err("it names no host to connect to"));
+        check("tcp://:5555", Err("it names no host to connect to"));
+        check("tcp://a/b:5555", Err("the host is not a host name"));
+        for port in ["0", "65536", "x", ""] {
+            let text = format!("tcp://localhost:{port}");
+            check(&text, Err("the port is not a number from 1 to 65535"));
+        }
+    }
+}

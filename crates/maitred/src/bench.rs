@@ -1,0 +1,210 @@
+//! `maitred bench`: loads a broker and says what came of it.
+//!
+//! Any Majordomo MDP/0.1 broker will do. The scenarios differ in what they ask of one: the price of
+//! a single call, of many small ones on few and on many connections, of large bodies, and of many
+//! requests on one worker's connection (which needs our READY option `concurrency=N`; a broker
+//! without it serves one at a time).
+
+mod load;
+
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::{Child, Command, Stdio};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::Failure;
+use load::{Measured, Shape};
+
+/// What to bench, and how to print.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The broker
+    #[arg(long, default_value = "tcp://127.0.0.1:5555", value_name = "ENDPOINT")]
+    mdp: String,
+    /// What to ask of it
+    #[arg(long, value_enum, default_value_t = Choice::All)]
+    scenario: Choice,
+    /// Requests in all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    requests: Option<u32>,
+    /// Requests in flight, over all clients
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    window: Option<u32>,
+    /// Bytes of a body
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(16..=1 << 26))]
+    body: Option<u32>,
+    /// Connections that ask
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    clients: Option<u32>,
+    /// Connections that serve
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    workers: Option<u32>,
+    /// Requests a worker takes at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    concurrency: Option<u32>,
+    /// Process id of the broker, if it runs on this machine: its CPU time is measured, too
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Start a broker for this run, and stop it afterwards
+    #[arg(long, conflicts_with_all = ["mdp", "pid"])]
+    spawn: bool,
+    /// Print JSON, one object per scenario and line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Choice {
+    /// One call at a time
+    E1,
+    /// One client, 512 in flight, 32 workers
+    E2,
+    /// 64 clients, 4 in flight each, 64 workers
+    E3,
+    /// Bodies of 64 KiB
+    E4,
+    /// Two workers that take 256 requests at a time
+    E5,
+    /// All of them, one after the other
+    All,
+}
+
+/// Requests, window, body, clients, workers, concurrency.
+const SCENARIOS: [(Choice, &str, [u32; 6]); 5] = [
+    (Choice::E1, "e1", [20_000, 1, 64, 1, 1, 1]),
+    (Choice::E2, "e2", [200_000, 512, 64, 1, 32, 1]),
+    (Choice::E3, "e3", [200_000, 256, 64, 64, 64, 1]),
+    (Choice::E4, "e4", [20_000, 16, 65_536, 4, 16, 1]),
+    (Choice::E5, "e5", [1_000_000, 4_096, 64, 1, 2, 256]),
+];
+
+/// What a scenario came to: what was asked, and what was measured.
+#[derive(Serialize)]
+struct Report {
+    scenario: &'static str,
+    #[serde(flatten)]
+    shape: Shape,
+    #[serde(flatten)]
+    measured: Measured,
+    valid: bool,
+}
+
+/// Runs the scenarios that were asked for.
+///
+/// # Errors
+/// If the broker cannot be reached, or an answer was wrong or missing.
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    let own = if options.spawn { Some(OwnBroker::start()?) } else { None };
+    let address = resolve(own.as_ref().map_or(&options.mdp, |own| &own.endpoint))?;
+    let pid = options.pid.or(own.as_ref().map(|own| own.child.id()));
+    let progress = std::io::stderr().is_terminal();
+    let mut wrong = Vec::new();
+    for (choice, name, numbers) in SCENARIOS {
+        if options.scenario != Choice::All && options.scenario != choice {
+            continue;
+        }
+        let shape = shape(options, numbers);
+        let measured = load::run(address, name, &shape, pid, progress)
+            .map_err(|error| Failure::new(format!("{name}: {error}")))?;
+        let valid = measured.bad == 0 && measured.lost == 0;
+        let report = Report { scenario: name, shape, measured, valid };
+        if options.json {
+            let line = serde_json::to_string(&report);
+            println!("{}", line.map_err(|error| Failure::new(error.to_string()))?);
+        } else {
+            print(&report);
+        }
+        if !valid {
+            wrong.push(name);
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("wrong or missing answers in {}", wrong.join(", "))))
+}
+
+fn shape(options: &Options, [requests, window, body, clients, workers, each]: [u32; 6]) -> Shape {
+    Shape {
+        requests: options.requests.unwrap_or(requests),
+        window: options.window.unwrap_or(window),
+        body: options.body.unwrap_or(body),
+        clients: options.clients.unwrap_or(clients),
+        workers: options.workers.unwrap_or(workers),
+        concurrency: options.concurrency.unwrap_or(each),
+    }
+}
+
+fn print(report: &Report) {
+    let Report { scenario, shape, measured, valid } = report;
+    println!(
+        "{scenario}: {} requests of {} B, {} in flight; clients {}, workers {} x {}",
+        shape.requests, shape.body, shape.window, shape.clients, shape.workers, shape.concurrency
+    );
+    println!(
+        "    {:.0} req/s   p50 {:.1} us   p99 {:.1} us   p99.9 {:.1} us",
+        measured.rate, measured.p50_us, measured.p99_us, measured.p999_us
+    );
+    let load = measured.load_cpu_us_per_request;
+    if let Some(broker) = measured.broker_cpu_us_per_request {
+        println!("    CPU per request: load {load:.2} us, broker {broker:.2} us");
+    } else {
+        println!("    CPU per request: load {load:.2} us");
+    }
+    if *valid {
+        println!("    every answer right");
+    } else {
+        println!("    {} answers wrong, {} missing", measured.bad, measured.lost);
+    }
+}
+
+fn resolve(endpoint: &str) -> Result<SocketAddr, Failure> {
+    let address = endpoint.strip_prefix("tcp://").ok_or_else(|| {
+        Failure::config(format!("{endpoint:?} is not an endpoint: expected tcp://HOST:PORT"))
+    })?;
+    let mut addresses = address
+        .to_socket_addrs()
+        .map_err(|error| Failure::config(format!("cannot resolve {endpoint}: {error}")))?;
+    addresses.next().ok_or_else(|| Failure::config(format!("{endpoint} has no address")))
+}
+
+/// A broker of our own; it ends with this value.
+struct OwnBroker {
+    child: Child,
+    endpoint: String,
+}
+
+impl OwnBroker {
+    fn start() -> Result<OwnBroker, Failure> {
+        let cannot =
+            |error: &dyn std::fmt::Display| Failure::new(format!("cannot start a broker: {error}"));
+        let program = std::env::current_exe().map_err(|error| cannot(&error))?;
+        let mut child = Command::new(program)
+            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--http", "off"])
+            .env("MAITRED_LOG", "error")
+            .env_remove("MAITRED_CONFIG")
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| cannot(&error))?;
+        let stdout = child.stdout.take().map(BufReader::new);
+        let endpoint = stdout
+            .into_iter()
+            .flat_map(BufReader::lines)
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("listening mdp ").map(str::to_owned));
+        // From here on it is ended in every case.
+        let mut own = OwnBroker { child, endpoint: String::new() };
+        own.endpoint = endpoint.ok_or_else(|| cannot(&"it said no address"))?;
+        Ok(own)
+    }
+}
+
+impl Drop for OwnBroker {
+    fn drop(&mut self) {
+        // It may have ended already; there is nothing else to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

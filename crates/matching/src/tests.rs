@@ -1,0 +1,9 @@
+//! Tests: recorded traces of the original, and naive models driven by chance.
+
+mod model;
+
+mod broker;
+
+mod queue;
+
+mod recorded;

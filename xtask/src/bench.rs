@@ -1,0 +1,78 @@
+//! `cargo xtask bench`: what the broker costs, side by side with a libzmq loop in the same run, and
+//! whether that keeps our bars. Writes `docs/benchmarks.md` when everything was measured.
+//!
+//! Everything is bounded, on loopback and on ports the system chooses; what is started is ended by
+//! its own handle.
+
+mod loads;
+mod peer;
+mod process;
+mod report;
+mod rooms;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::{cargo, root, sh};
+use process::Programs;
+use report::Report;
+
+/// The loads, by the names `maitred bench` knows.
+const LOADS: [&str; 5] = ["e1", "e2", "e3", "e4", "e5"];
+/// What else is measured.
+const ROOMS: [&str; 3] = ["latency", "memory", "idle"];
+
+/// Measures what `args` name, by default all.
+///
+/// # Errors
+/// If something cannot be built, started or measured. Falling short of a bar is no error: the table
+/// says it.
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    if let [flag, address] = args
+        && flag == rooms::VICTIM
+    {
+        return rooms::be_victim(address);
+    }
+    let all = args.is_empty() || args.iter().any(|arg| arg == "all");
+    let known = |arg: &String| LOADS.contains(&&**arg) || ROOMS.contains(&&**arg) || arg == "all";
+    if let Some(unknown) = args.iter().find(|arg| !known(arg)) {
+        let names = [&LOADS[..], &ROOMS[..], &["all"]].concat().join(" ");
+        return Err(format!("{unknown:?} is none of: {names}"));
+    }
+    let wanted = |name: &str| all || args.iter().any(|arg| arg == name);
+
+    let programs = build()?;
+    let mut report = Report::start();
+    let loads: Vec<&str> = LOADS.into_iter().filter(|name| wanted(name)).collect();
+    loads::run(&programs, &loads, &mut report)?;
+    if wanted("latency") {
+        rooms::latency(&programs, &mut report)?;
+    }
+    if wanted("memory") {
+        rooms::memory(&programs, &mut report)?;
+    }
+    if wanted("idle") {
+        rooms::idle(&programs, &mut report)?;
+    }
+    let text = report.finish();
+    println!("{text}");
+    if all {
+        let path = root().join("docs/benchmarks.md");
+        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Builds the broker and the baseline.
+fn build() -> Result<Programs, String> {
+    sh("build maitred", &mut cargo("build --release --locked --package maitred"))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root().join("target"), PathBuf::from);
+    let baseline = target.join("release/libzmq_broker");
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-Wall", "-Wextra", "bench/libzmq_broker.c", "-lzmq", "-o"]).arg(&baseline);
+    sh("build the libzmq baseline", &mut cc).map_err(|error| {
+        format!("{error}; it needs the Debian packages gcc and libzmq3-dev, and taskset util-linux")
+    })?;
+    Ok(Programs { maitred: target.join("release/maitred"), baseline })
+}

@@ -1,0 +1,20 @@
+//! `cargo xtask test`: everything that must hold, in the order in which it fails soonest.
+
+use crate::{cargo, deny, fuzz, setup, sh};
+
+/// Installs what the tests need, then runs all of them.
+///
+/// # Errors
+/// Names the first step that failed.
+pub(crate) fn run() -> Result<(), String> {
+    setup::run()?;
+    sh("format", &mut cargo("fmt --all --check"))?;
+    let clippy = "clippy --workspace --all-targets --all-features -- -D warnings";
+    sh("lints", &mut cargo(clippy))?;
+    sh("tests", &mut cargo("test --workspace"))?;
+    sh("docs", cargo("doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
+    deny::run()?;
+    fuzz::run(30)?;
+    sh("release build", &mut cargo("build --release --package maitred"))?;
+    Ok(())
+}
