@@ -170,8 +170,8 @@ impl Cross {
         }
     }
 
-    /// Hands the effect that crossed to `f`, with the shard whose engine named its request. An event
-    /// is not an effect.
+    /// Hands the effect that crossed to `f`, with the shard whose engine named its request. An
+    /// event is not an effect.
     pub(crate) fn with_effect(self, f: impl FnOnce(u8, Effect<'_>)) {
         match self {
             Cross::Event(_) | Cross::Offer(..) => {}
