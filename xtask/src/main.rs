@@ -4,6 +4,7 @@ mod bench;
 mod deny;
 mod fuzz;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 
@@ -17,6 +18,7 @@ usage: cargo xtask COMMAND
   tidy              check what no compiler checks: docs, names, arrows between crates
   bench [e1 ... e5 latency memory idle]  measure all or these, against a libzmq broker
   deny              check licences, sources and duplicates of dependencies
+  sim --seed N [...]  replay a seed of the simulator
   fuzz [--seconds N]  replay the committed corpora, then fuzz each target for N (30) seconds";
 
 fn main() -> ExitCode {
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["bench", ..] => bench::run(&args[1..]),
+        ["sim", ..] => sim::run(&args[1..]),
         ["test"] => test::run(),
         ["tidy"] => tidy::run(),
         ["deny"] => deny::run(),
