@@ -762,11 +762,12 @@ impl<'a> World<'a> {
         if let Some(text) = self.unended() {
             return Err(self.violation("liveness", text));
         }
+        let stale: usize = self.shards.iter().map(Shard::timers_len).sum();
         self.ticks = 0;
         self.run_until(self.now + beat.times(10))?;
         let connections: u64 = self.shards.iter().map(|s| s.counters().connections).sum();
         // A beat of a connection is one timer, which the wheel may move twice before it fires.
-        let most = 40 * (connections + SERVICES.len() as u64);
+        let most = 40 * (connections + SERVICES.len() as u64) + 3 * stale as u64;
         if self.ticks > most {
             let text = format!("{} ticks in 10 quiet intervals", self.ticks);
             return Err(self.violation("timers", text));
