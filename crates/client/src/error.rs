@@ -45,7 +45,8 @@ pub enum Error {
     },
     /// The replies to one call, partial ones together, are larger than the limits allow.
     #[error(
-        "the replies held for one call are more than {limit} bytes; take them faster, or raise the limit"
+        "the replies held for one call are more than {limit} bytes; \
+         take them faster, or raise the limit"
     )]
     RepliesTooLarge {
         /// How many bytes there may be.

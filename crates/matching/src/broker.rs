@@ -152,8 +152,8 @@ impl<A, R> Broker<A, R> {
     }
 
     /// Puts an ask whose counterparty was lost back at the head of its line, or seats it at once
-    /// with a waiting `ask_r`. Its original send time keeps its place and its sojourn; `rank` orders
-    /// asks of one moment, see [`Queue::put_back`].
+    /// with a waiting `ask_r`. Its original send time keeps its place and its sojourn; `rank`
+    /// orders asks of one moment, see [`Queue::put_back`].
     pub fn ask_again(
         &mut self,
         now: Time,

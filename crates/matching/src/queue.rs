@@ -258,8 +258,8 @@ impl<T> Queue<T> {
     }
 
     /// Puts a waiter that was handed out back where it stood: before everyone sent later, and among
-    /// those put back by `rank`, which tells waiters of one moment apart and grows in the order they
-    /// were pushed. Capacity and age are not checked, because it was already admitted once.
+    /// those put back by `rank`, which tells waiters of one moment apart and grows in the order
+    /// they were pushed. Capacity and age are not checked, because it was already admitted once.
     pub fn put_back(&mut self, send: Time, rank: NonZero<u64>, value: T) -> Key {
         let after = self.returned.range(..(send, rank)).next_back().map(|(_, key)| *key);
         let prev = after.unwrap_or_else(Key::null);

@@ -158,8 +158,7 @@ impl<'a> World<'a> {
         }
         let mut ledger = Ledger::new(scenario.seed, setting.large, SERVICES.len());
         setting.note_deliveries(&mut ledger);
-        let truth =
-            Truth { shards: shards.into(), workers: vec![(0, opened); SERVICES.len()] };
+        let truth = Truth { shards: shards.into(), workers: vec![(0, opened); SERVICES.len()] };
         World {
             rng,
             log,
@@ -419,11 +418,8 @@ impl<'a> World<'a> {
         let dialect = sessions::Dialect { mdp02_service_frame: self.setting.names_service };
         let remote = self.peers[peer].remote;
         let refused = self.faulty && self.rng.chance(self.setting.refuse_percent);
-        let opened = if refused {
-            None
-        } else {
-            self.shards[shard].open(self.now, dialect, Some(remote))
-        };
+        let opened =
+            if refused { None } else { self.shards[shard].open(self.now, dialect, Some(remote)) };
         let Some(id) = opened else {
             self.peers[peer].connect_at = self.now + self.some_span(2_000);
             return;
@@ -713,7 +709,9 @@ impl<'a> World<'a> {
     fn unended(&self) -> Option<String> {
         for (peer, state) in self.peers.iter().enumerate() {
             match &state.kind {
-                Kind::Client(client) if client.left > 0 => return Some(format!("client {peer} asks")),
+                Kind::Client(client) if client.left > 0 => {
+                    return Some(format!("client {peer} asks"));
+                }
                 Kind::Worker(worker) if state.link.is_none() || !worker.is_idle() => {
                     return Some(format!("worker {peer} is not idle"));
                 }
@@ -734,7 +732,8 @@ impl<'a> World<'a> {
         }
         // Who cannot be told of a refusal waits in vain: as many as there are such refusals.
         let open: Vec<u64> = self.ledger.still_open().map(|(request, _)| request).collect();
-        let refused: u64 = self.shards.iter().map(|s| s.engine().stats().refusals.iter().sum::<u64>()).sum();
+        let refused: u64 =
+            self.shards.iter().map(|s| s.engine().stats().refusals.iter().sum::<u64>()).sum();
         let untold = if self.setting.answers_all { self.ledger.refused_unnamed } else { refused };
         if open.len() as u64 > untold {
             return Some(format!("requests {open:?} did not end; {untold} refusals were not told"));
@@ -754,7 +753,8 @@ impl<'a> World<'a> {
         let connections: u64 = self.shards.iter().map(|s| s.counters().connections).sum();
         let most = 22 * (connections + SERVICES.len() as u64);
         if self.ticks > most {
-            let text = format!("{} ticks in 10 quiet intervals ({ticks_before}, {ticks})", self.ticks);
+            let text =
+                format!("{} ticks in 10 quiet intervals ({ticks_before}, {ticks})", self.ticks);
             return Err(self.violation("timers", text));
         }
         for shard in &self.shards {
@@ -847,7 +847,8 @@ impl<'a> World<'a> {
 /// Frames for the log.
 fn show(frames: &[Vec<u8>]) -> String {
     let short = |frame: &Vec<u8>| {
-        let text = String::from_utf8_lossy(&frame[..frame.len().min(24)]).escape_debug().to_string();
+        let text =
+            String::from_utf8_lossy(&frame[..frame.len().min(24)]).escape_debug().to_string();
         if frame.len() > 24 { format!("{text}…{}", frame.len()) } else { text }
     };
     frames.iter().map(short).collect::<Vec<_>>().join("|")

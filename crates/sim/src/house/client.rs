@@ -107,8 +107,7 @@ impl Client {
             if !self.waits() {
                 self.heard = now;
             }
-            let service =
-                if rng.chance(70) { self.favourite } else { rng.index(SERVICES.len()) };
+            let service = if rng.chance(70) { self.favourite } else { rng.index(SERVICES.len()) };
             let names = !self.dialect.v02 || self.dialect.names_service;
             if names && rng.chance(self.curious) {
                 self.questions.push((service, truth.without_worker_since(service)));

@@ -247,13 +247,15 @@ impl Ledger {
             let entry = self.entries.get_mut(&request).expect("looked up before");
             let (current, count) = entry.parts.unwrap_or((job, 0));
             if (current, u64::from(count)) != (job, part) || last {
-                let text = format!("request {request}: part {part} of job {job} after {count} parts");
+                let text =
+                    format!("request {request}: part {part} of job {job} after {count} parts");
                 return broken("partial replies", text);
             }
             entry.parts = Some((job, count + 1));
             last = ends == 1;
             if !last && !entry.partials && at == body.len() {
-                let text = format!("request {request}: a part came to who takes only whole replies");
+                let text =
+                    format!("request {request}: a part came to who takes only whole replies");
                 return broken("partial replies", text);
             }
         }
@@ -286,7 +288,8 @@ impl Ledger {
     }
 
     fn filled(&self, head: Vec<u8>, salt: u64) -> Frames {
-        let mut rng = Rng::new(self.seed ^ salt.wrapping_mul(0x2545_F491_4F6C_DD1D), head[0].into());
+        let mut rng =
+            Rng::new(self.seed ^ salt.wrapping_mul(0x2545_F491_4F6C_DD1D), head[0].into());
         let mut frames = vec![head];
         for _ in 0..rng.pick(&[0, 0, 1, 1, 2, 5]) {
             let largest = if self.large && rng.chance(10) { 100 * 1_024 } else { 300 };

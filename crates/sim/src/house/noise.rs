@@ -90,11 +90,7 @@ fn some_garbage(rng: &mut Rng) -> Frames {
 
 /// Well-formed words at the wrong time, none of them an offer for a service of others.
 fn some_words(rng: &mut Rng) -> Frames {
-    let dialect = Dialect {
-        v02: rng.chance(50),
-        delimiter: rng.chance(70),
-        names_service: true,
-    };
+    let dialect = Dialect { v02: rng.chance(50), delimiter: rng.chance(70), names_service: true };
     let body = vec![b"noise".to_vec(), octets(rng, 40)];
     let envelope = vec![Vec::new()];
     match rng.below(8) {
