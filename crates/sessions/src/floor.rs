@@ -96,12 +96,13 @@ pub enum Cross {
     Event(Event<'static>),
     /// For a connection of the shard that owns it.
     Deliver(ConnId, RequestId, Bytes, u32),
-    /// For a client: request, tag, envelope, service, body, whether last.
-    Reply(ConnId, RequestId, u64, Bytes, Bytes, Bytes, bool),
-    /// For a client: request, tag, envelope, service, reason, whether to answer in band.
-    Refuse(ConnId, Option<RequestId>, u64, Bytes, Bytes, Reason, bool),
-    /// For a client: forget partial replies.
-    Restart(ConnId, RequestId),
+    /// For a client: home, request, tag, envelope, service, body, whether last. Requests of
+    /// different homes may have the same id.
+    Reply(ConnId, u8, RequestId, u64, Bytes, Bytes, Bytes, bool),
+    /// For a client: home, request, tag, envelope, service, reason, whether to answer in band.
+    Refuse(ConnId, u8, Option<RequestId>, u64, Bytes, Bytes, Reason, bool),
+    /// For a client: home, request; forget partial replies.
+    Restart(ConnId, u8, RequestId),
     /// For a client: tag, envelope, workers.
     Count(ConnId, u64, Bytes, u32),
     /// For a worker.
@@ -113,13 +114,14 @@ pub enum Cross {
 }
 
 impl Cross {
-    fn from_effect(effect: Effect<'_>) -> Option<Cross> {
+    fn from_effect(home: u8, effect: Effect<'_>) -> Option<Cross> {
         Some(match effect {
             Effect::Deliver { to, request, payload, body_at, .. } => {
                 Cross::Deliver(to, request, payload.clone(), body_at)
             }
             Effect::Reply { to, request, tag, envelope, service, body, last } => Cross::Reply(
                 to,
+                home,
                 request,
                 tag,
                 Bytes::copy_from_slice(envelope),
@@ -130,6 +132,7 @@ impl Cross {
             Effect::Refuse { to, request, tag, envelope, service, reason, answer } => {
                 Cross::Refuse(
                     to,
+                    home,
                     request,
                     tag,
                     Bytes::copy_from_slice(envelope),
@@ -138,7 +141,7 @@ impl Cross {
                     answer,
                 )
             }
-            Effect::Restart { to, request } => Cross::Restart(to, request),
+            Effect::Restart { to, request } => Cross::Restart(to, home, request),
             Effect::Count { to, tag, envelope, workers } => {
                 Cross::Count(to, tag, Bytes::copy_from_slice(envelope), workers)
             }
@@ -149,44 +152,31 @@ impl Cross {
         })
     }
 
-    /// Hands the effect that crossed to `f`. An event is not an effect.
-    pub(crate) fn with_effect(&self, f: impl FnOnce(Effect<'_>)) {
+    /// Hands the effect that crossed to `f`, with the shard whose engine named its request. An event
+    /// is not an effect.
+    pub(crate) fn with_effect(self, f: impl FnOnce(u8, Effect<'_>)) {
         match self {
             Cross::Event(_) => {}
-            Cross::Deliver(to, request, payload, body_at) => f(Effect::Deliver {
-                to: *to,
-                request: *request,
-                payload,
-                body_at: *body_at,
-                delivery: 1,
-            }),
-            Cross::Reply(to, request, tag, envelope, service, body, last) => f(Effect::Reply {
-                to: *to,
-                request: *request,
-                tag: *tag,
-                envelope,
-                service,
-                body: Blob::Shared(body.clone()),
-                last: *last,
-            }),
-            Cross::Refuse(to, request, tag, envelope, service, reason, answer) => {
-                f(Effect::Refuse {
-                    to: *to,
-                    request: *request,
-                    tag: *tag,
-                    envelope,
-                    service,
-                    reason: *reason,
-                    answer: *answer,
-                });
+            Cross::Deliver(to, request, payload, body_at) => {
+                let (payload, delivery) = (&payload, 1);
+                f(to.shard(), Effect::Deliver { to, request, payload, body_at, delivery });
             }
-            Cross::Restart(to, request) => f(Effect::Restart { to: *to, request: *request }),
+            Cross::Reply(to, home, request, tag, envelope, service, body, last) => {
+                let (envelope, service, body) = (&envelope, &service, Blob::Shared(body));
+                f(home, Effect::Reply { to, request, tag, envelope, service, body, last });
+            }
+            Cross::Refuse(to, home, request, tag, envelope, service, reason, answer) => {
+                let (envelope, service) = (&envelope, &service);
+                f(home, Effect::Refuse { to, request, tag, envelope, service, reason, answer });
+            }
+            Cross::Restart(to, home, request) => f(home, Effect::Restart { to, request }),
             Cross::Count(to, tag, envelope, workers) => {
-                f(Effect::Count { to: *to, tag: *tag, envelope, workers: *workers });
+                let envelope = &envelope;
+                f(to.shard(), Effect::Count { to, tag, envelope, workers });
             }
-            Cross::Expel(to, why) => f(Effect::Expel { to: *to, why: *why }),
-            Cross::Pause(to) => f(Effect::Pause { to: *to }),
-            Cross::Resume(to) => f(Effect::Resume { to: *to }),
+            Cross::Expel(to, why) => f(to.shard(), Effect::Expel { to, why }),
+            Cross::Pause(to) => f(to.shard(), Effect::Pause { to }),
+            Cross::Resume(to) => f(to.shard(), Effect::Resume { to }),
         }
     }
 }
@@ -425,7 +415,7 @@ impl Floor {
     fn on_reply(
         &mut self,
         to: ConnId,
-        request: RequestId,
+        request: (u8, RequestId),
         tag: u64,
         envelope: &[u8],
         service: &[u8],
@@ -467,7 +457,7 @@ impl Floor {
     fn on_refuse(
         &mut self,
         to: ConnId,
-        request: Option<RequestId>,
+        request: Option<(u8, RequestId)>,
         tag: u64,
         envelope: &[u8],
         service: &[u8],
@@ -541,50 +531,24 @@ impl Floor {
         self.check_outbox(to);
     }
 
-    /// A peer that does not read costs only itself.
-    pub(crate) fn check_outbox(&mut self, id: ConnId) {
-        let limit = self.config.limits.out_bytes;
-        let Some(wire) = self.wire(id) else { return };
-        let len = wire.outbox.len();
-        if len > limit {
-            self.die(id, CloseReason::SlowReader);
-        } else if len > limit / 2 {
-            wire.slow = true;
-        }
-    }
-}
-
-impl Out for Floor {
-    #[inline]
-    fn emit(&mut self, effect: Effect<'_>) {
-        let Some(to) = effect.to() else {
-            return self.notes.push(Note::Drained);
-        };
-        if to.shard() != self.me {
-            if let Effect::Pause { to } = effect {
-                self.paused_afar.push(to);
-            } else if let Effect::Resume { to } = effect {
-                self.resumed_afar.push(to);
-            } else {
-                self.cross.extend(Cross::from_effect(effect).map(|c| (to.shard(), c)));
-            }
-            return;
-        }
+    /// Does to a connection of this shard what the engine of shard `home` wants.
+    pub(crate) fn carry_out(&mut self, home: u8, effect: Effect<'_>) {
         match effect {
             Effect::Deliver { to, request, payload, body_at, .. } => {
                 self.on_deliver(to, request, payload, body_at);
             }
             Effect::Reply { to, request, tag, envelope, service, body, last } => {
-                self.on_reply(to, request, tag, envelope, service, &body, last);
+                self.on_reply(to, (home, request), tag, envelope, service, &body, last);
             }
             Effect::Refuse { to, request, tag, envelope, service, reason, answer } => {
+                let request = request.map(|request| (home, request));
                 self.on_refuse(to, request, tag, envelope, service, reason, answer);
             }
             Effect::Restart { to, request } => {
                 if let Some(local) = self.local(to) {
                     local.joined.clear();
                 } else if let Some(wire) = self.wire(to) {
-                    wire.partials.retain(|(id, _)| *id != request);
+                    wire.partials.retain(|(id, _)| *id != (home, request));
                 }
             }
             Effect::Count { to, tag, envelope, workers } => {
@@ -613,6 +577,39 @@ impl Out for Floor {
             Effect::Drained => {}
         }
     }
+
+    /// A peer that does not read costs only itself.
+    pub(crate) fn check_outbox(&mut self, id: ConnId) {
+        let limit = self.config.limits.out_bytes;
+        let Some(wire) = self.wire(id) else { return };
+        let len = wire.outbox.len();
+        if len > limit {
+            self.die(id, CloseReason::SlowReader);
+        } else if len > limit / 2 {
+            wire.slow = true;
+        }
+    }
+}
+
+impl Out for Floor {
+    #[inline]
+    fn emit(&mut self, effect: Effect<'_>) {
+        let Some(to) = effect.to() else {
+            return self.notes.push(Note::Drained);
+        };
+        if to.shard() != self.me {
+            if let Effect::Pause { to } = effect {
+                self.paused_afar.push(to);
+            } else if let Effect::Resume { to } = effect {
+                self.resumed_afar.push(to);
+            } else {
+                let cross = Cross::from_effect(self.me, effect);
+                self.cross.extend(cross.map(|cross| (to.shard(), cross)));
+            }
+            return;
+        }
+        self.carry_out(self.me, effect);
+    }
 }
 
 impl Wire {
@@ -620,7 +617,7 @@ impl Wire {
     /// is none to send (yet).
     fn join_partial(
         &mut self,
-        request: RequestId,
+        request: (u8, RequestId),
         body: &[u8],
         last: bool,
         limit: u64,

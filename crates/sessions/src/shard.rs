@@ -12,7 +12,7 @@ use core::hash::Hasher;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
-use engine::{Blob, ConnId, Engine, Event, Out, Request, Span, Time, WhenFull};
+use engine::{Blob, ConnId, Engine, Event, Request, Span, Time, WhenFull};
 use siphasher::sip::SipHasher13;
 use zmtp::{Frames, Message, Step};
 
@@ -358,7 +358,7 @@ impl Shard {
             }
             self.engine.step(now, event, &mut self.floor);
         } else {
-            cross.with_effect(|effect| self.floor.emit(effect));
+            cross.with_effect(|home, effect| self.floor.carry_out(home, effect));
         }
         self.settle(now);
     }

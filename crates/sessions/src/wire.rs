@@ -47,8 +47,9 @@ pub(crate) struct Wire {
     pub(crate) in_flight: u32,
     /// Shards that know it, one bit each.
     pub(crate) known_to: u64,
-    /// Partial replies on their way to a client that takes only whole ones.
-    pub(crate) partials: Vec<(RequestId, Partial)>,
+    /// Partial replies on their way to a client that takes only whole ones, by the home of the
+    /// request and its name there.
+    pub(crate) partials: Vec<((u8, RequestId), Partial)>,
     /// Messages that made no sense.
     pub(crate) garbage: u32,
     pub(crate) touched: bool,

@@ -50,15 +50,11 @@ pub(crate) const SERVICES: [&[u8]; 4] = [b"alpha", b"beta", b"gamma.\x00", b"del
 /// Runs the second stage of a scenario.
 pub(crate) fn run(scenario: &Scenario, shards: u8, log: &mut Log) -> Result<Report, Violation> {
     let mut world = World::new(scenario, shards, log);
-    world.start();
-    let faults = world.now + world.setting.faults;
-    world.run_until(faults)?;
-    world.calm()?;
-    world.run_until_ended()?;
-    world.quiet()?;
-    world.leave()?;
+    let result = world.live();
+    let virtual_time = world.now - world.opened;
+    result.map_err(|violation| Violation { at: virtual_time, ..violation })?;
     let (requests, answered) = (world.ledger.entries.len() as u64, world.ledger.answered);
-    Ok(Report { virtual_time: world.now - world.opened, requests, answered })
+    Ok(Report { virtual_time, requests, answered })
 }
 
 /// What happens at some moment.
@@ -85,6 +81,9 @@ pub(crate) struct Truth {
     /// Workers the broker may count, and since when there are none.
     workers: Vec<(u32, Time)>,
 }
+
+/// Nothing is ever armed further ahead.
+const SETTLED: Span = Span::from_secs(70);
 
 impl Truth {
     pub(crate) fn without_worker_since(&self, service: usize) -> Option<Time> {
@@ -140,6 +139,8 @@ struct World<'a> {
     faulty: bool,
     drained: usize,
     bug: Option<Bug>,
+    /// The shell's read buffer.
+    buffer: Vec<u8>,
 }
 
 impl<'a> World<'a> {
@@ -182,7 +183,17 @@ impl<'a> World<'a> {
             faulty: true,
             drained: 0,
             bug: scenario.bug,
+            buffer: vec![0; shell::READ_BUFFER],
         }
+    }
+
+    fn live(&mut self) -> Result<(), Violation> {
+        self.start();
+        self.run_until(self.now + self.setting.faults)?;
+        self.calm()?;
+        self.run_until_ended()?;
+        self.quiet()?;
+        self.leave()
     }
 
     fn start(&mut self) {
@@ -305,9 +316,9 @@ impl<'a> World<'a> {
                 }
                 Kind::Worker(worker) => {
                     let (ledger, rng) = (&mut self.ledger, &mut self.rng);
-                    let now = worker.on_message(self.now, frames, &mut speaker, ledger, rng)?;
-                    if wish == Wish::Stay {
-                        wish = now;
+                    wish = worker.on_message(self.now, frames, &mut speaker, ledger, rng)?;
+                    if wish != Wish::Stay {
+                        break;
                     }
                 }
                 Kind::Noise(_) => {}
@@ -385,27 +396,24 @@ impl<'a> World<'a> {
     /// A worker answers in another's name.
     fn maybe_forge(&mut self, peer: usize) {
         let Kind::Worker(worker) = &self.peers[peer].kind else { return };
-        if !self.rng.chance(worker.manners.forge / 4) || worker.has_left() {
+        // Tokens of different homes may be the same: there another's may well be its own.
+        let alone = self.shards.len() == 1;
+        if !self.rng.chance(worker.manners.forge / 4) || worker.has_left() || !alone {
             return;
         }
         let others: Vec<(Vec<u8>, u64)> = self
             .peers
             .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != peer)
-            .filter_map(|(_, other)| match &other.kind {
-                Kind::Worker(worker) => worker.seen.clone(),
-                Kind::Client(_) | Kind::Noise(_) => None,
+            .filter_map(|other| match &other.kind {
+                // Of its own service it may have been given the request meanwhile.
+                Kind::Worker(other) if other.service != worker.service => other.seen.clone(),
+                Kind::Client(_) | Kind::Worker(_) | Kind::Noise(_) => None,
             })
             .collect();
         if others.is_empty() {
             return;
         }
         let (token, request) = others[self.rng.index(others.len())].clone();
-        // It may have been its own before, and be so again.
-        if worker.seen.as_ref().is_some_and(|(own, _)| *own == token) || worker.held(&token) {
-            return;
-        }
         let Some(mut speaker) = self.peers[peer].speaker.take() else { return };
         if let Kind::Worker(worker) = &self.peers[peer].kind {
             worker.forge(&token, request, &mut speaker, &mut self.ledger);
@@ -657,6 +665,11 @@ impl<'a> World<'a> {
         self.faulty = false;
         self.weather =
             Weather { delay_max: Span::from_millis(2), cut_percent: 10, capacity: 1 << 20 };
+        // There is room for everybody.
+        self.setting.shard.limits.connections = 1_000;
+        for shard in &mut self.shards {
+            shard.configure(self.now, self.setting.shard.clone());
+        }
         for link in 0..self.links.len() {
             let state = &self.links[link];
             if state.silent && !(state.peer_done && state.broker_done) {
@@ -672,8 +685,7 @@ impl<'a> World<'a> {
             (state.stalled, state.frozen) = (self.now, self.now);
             match &mut state.kind {
                 Kind::Client(client) => {
-                    client.left = client.left.min(3);
-                    client.patience = Span::MAX;
+                    client.calm(self.setting.answers_all);
                 }
                 Kind::Worker(worker) => {
                     if worker.calm() {
@@ -713,7 +725,7 @@ impl<'a> World<'a> {
                     return Some(format!("client {peer} asks"));
                 }
                 Kind::Worker(worker) if state.link.is_none() || !worker.is_idle() => {
-                    return Some(format!("worker {peer} is not idle"));
+                    return Some(format!("worker {peer} is not ready"));
                 }
                 Kind::Client(_) | Kind::Worker(_) | Kind::Noise(_) => {}
             }
@@ -721,8 +733,16 @@ impl<'a> World<'a> {
         for shard in &self.shards {
             let engine = shard.engine();
             if engine.requests_len() > 0 {
-                let views: Vec<_> = engine.services().collect();
-                return Some(format!("{} requests in {views:#?}", engine.requests_len()));
+                let views: String = engine
+                    .services()
+                    .map(|view| {
+                        let name = String::from_utf8_lossy(view.name).into_owned();
+                        let (workers, offers) = (view.workers, view.offers);
+                        let (waiting, leased) = (view.waiting, view.leased);
+                        format!("; {name:?}: {workers} workers, {offers} offers, {waiting} wait, {leased} leased")
+                    })
+                    .collect();
+                return Some(format!("{} requests left{views}", engine.requests_len()));
             }
         }
         let expected = self.truth.workers.iter().map(|(workers, _)| *workers as usize).sum();
@@ -743,23 +763,25 @@ impl<'a> World<'a> {
 
     /// Nobody wants anything: heartbeats and nothing else.
     fn quiet(&mut self) -> Result<(), Violation> {
-        let (beat, ticks) = (self.setting.shard.heartbeat, self.ticks);
-        self.run_until(self.now + beat.times(4))?;
+        let beat = self.setting.shard.heartbeat;
+        // Long enough for everything armed before to have fired, in some runs: they take long.
+        let settles = self.rng.chance(5);
+        self.run_until(self.now + if settles { SETTLED } else { beat.times(4) })?;
         if let Some(text) = self.unended() {
             return Err(self.violation("liveness", text));
         }
-        let ticks_before = std::mem::replace(&mut self.ticks, 0);
+        self.ticks = 0;
         self.run_until(self.now + beat.times(10))?;
         let connections: u64 = self.shards.iter().map(|s| s.counters().connections).sum();
-        let most = 22 * (connections + SERVICES.len() as u64);
+        // A beat of a connection is one timer, which the wheel may move twice before it fires.
+        let most = 40 * (connections + SERVICES.len() as u64);
         if self.ticks > most {
-            let text =
-                format!("{} ticks in 10 quiet intervals ({ticks_before}, {ticks})", self.ticks);
+            let text = format!("{} ticks in 10 quiet intervals", self.ticks);
             return Err(self.violation("timers", text));
         }
         for shard in &self.shards {
             let owners = shard.counters().connections as usize + shard.engine().services_len();
-            if shard.timers_len() > 3 * owners + 8 {
+            if settles && shard.timers_len() > 3 * owners {
                 let text = format!("{} timers of {owners} owners", shard.timers_len());
                 return Err(self.violation("timers", text));
             }
@@ -815,7 +837,7 @@ impl<'a> World<'a> {
         }
         self.drain()?;
         let idle = self.setting.shard.engine.service_idle;
-        self.run_until(self.now + idle + Span::from_secs(20))?;
+        self.run_until(self.now + idle + SETTLED)?;
         if self.drained != self.shards.len() {
             let text = format!("{} of {} shards drained", self.drained, self.shards.len());
             return Err(self.violation("drain", text));
@@ -840,7 +862,7 @@ impl<'a> World<'a> {
     }
 
     fn violation(&self, rule: &'static str, text: String) -> Violation {
-        Violation { rule, at: self.now, text }
+        Violation::new(rule, text)
     }
 }
 

@@ -15,7 +15,10 @@ pub use bug::Bug;
 pub use log::{Keep, Log};
 pub use rng::Rng;
 
-use engine::{Span, Time};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use engine::Span;
 
 /// One run.
 #[derive(Clone, Copy, Debug)]
@@ -55,18 +58,37 @@ pub struct Report {
 pub struct Violation {
     /// The checker's name.
     pub rule: &'static str,
-    /// When.
-    pub at: Time,
+    /// When, since the run began.
+    pub at: Span,
     /// What was seen.
     pub text: String,
 }
 
-/// Runs a scenario. Returns its log whatever happened.
+impl Violation {
+    /// The stage fills in the time.
+    fn new(rule: &'static str, text: String) -> Violation {
+        Violation { rule, at: Span::ZERO, text }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rule \"{}\" broken at {}: {}", self.rule, self.at, self.text)
+    }
+}
+
+/// Runs a scenario. Returns its log whatever happened. A panic is a violation like others.
 pub fn run(scenario: &Scenario) -> (Log, Result<Report, Violation>) {
     let mut log = Log::new(scenario.keep);
-    let result = match scenario.stage {
+    let result = catch_unwind(AssertUnwindSafe(|| match scenario.stage {
         Stage::Rules => rules::run(scenario, &mut log),
         Stage::House(shards) => house::run(scenario, shards, &mut log),
-    };
+    }));
+    let result = result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()));
+        let text = text.unwrap_or_default();
+        Err(Violation { rule: "no panic", at: Span::ZERO, text })
+    });
     (log, result)
 }

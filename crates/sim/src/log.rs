@@ -25,13 +25,15 @@ pub struct Log {
     hash: u64,
     events: u64,
     lines: VecDeque<String>,
+    /// When the run began; lines count from there.
+    opened: Option<Time>,
 }
 
 impl Log {
     /// An empty log.
     #[must_use]
     pub fn new(keep: Keep) -> Log {
-        Log { keep, hash: 0xCBF2_9CE4_8422_2325, events: 0, lines: VecDeque::new() }
+        Log { keep, hash: 0xCBF2_9CE4_8422_2325, events: 0, lines: VecDeque::new(), opened: None }
     }
 
     /// One event. `line` is only called when somebody wants to read it.
@@ -43,10 +45,12 @@ impl Log {
         self.mix(now.as_nanos() as u64);
         self.mix(a);
         self.mix(b);
+        let opened = *self.opened.get_or_insert(now);
         if self.keep == Keep::Hash {
             return;
         }
-        let line = format!("{:>14.6}ms {code} {}", now.as_nanos() as f64 / 1e6, line());
+        let ms = (now - opened).as_nanos() as f64 / 1e6;
+        let line = format!("{ms:>13.6} {code} {}", line());
         if self.keep == Keep::Print {
             println!("{line}");
             return;

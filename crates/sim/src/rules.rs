@@ -27,17 +27,11 @@ const ENVELOPE: usize = 8;
 /// Runs the first stage of a scenario.
 pub(crate) fn run(scenario: &Scenario, log: &mut Log) -> Result<Report, Violation> {
     let mut stage = Stage::new(scenario, log);
-    let steps = 60 + stage.rng.skewed(600);
-    for _ in 0..steps {
-        stage.turn()?;
-    }
-    stage.heal()?;
-    let requests = stage.model.counts.requests;
-    Ok(Report {
-        virtual_time: stage.now - Time::ZERO,
-        requests,
-        answered: stage.model.counts.replies,
-    })
+    let result = stage.live();
+    let virtual_time = stage.now - Time::ZERO;
+    result.map_err(|violation| Violation { at: virtual_time, ..violation })?;
+    let counts = &stage.model.counts;
+    Ok(Report { virtual_time, requests: counts.requests, answered: counts.replies })
 }
 
 struct Stage<'a> {
@@ -108,6 +102,14 @@ impl<'a> Stage<'a> {
             known_ids: Vec::new(),
             weights,
         }
+    }
+
+    fn live(&mut self) -> Result<(), Violation> {
+        let steps = 60 + self.rng.skewed(600);
+        for _ in 0..steps {
+            self.turn()?;
+        }
+        self.heal()
     }
 
     fn turn(&mut self) -> Result<(), Violation> {
@@ -466,7 +468,7 @@ impl<'a> Stage<'a> {
     }
 
     fn violation(&self, rule: &'static str, text: String) -> Violation {
-        Violation { rule, at: self.now, text }
+        Violation::new(rule, text)
     }
 }
 

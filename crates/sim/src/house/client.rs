@@ -21,7 +21,7 @@ pub(crate) struct Client {
     pub(crate) left: u32,
     think: Span,
     /// It hangs up when nothing came for so long.
-    pub(crate) patience: Span,
+    patience: Span,
     /// Percent of its requests that ask the broker about a service.
     curious: u64,
     favourite: usize,
@@ -29,7 +29,7 @@ pub(crate) struct Client {
     /// Questions to the broker itself, in order: the service, and since when it surely had no worker.
     questions: Vec<(usize, Option<Time>)>,
     ask_at: Time,
-    pub(crate) heard: Time,
+    heard: Time,
 }
 
 impl Client {
@@ -65,6 +65,14 @@ impl Client {
         }
     }
 
+    /// It waits as long as it takes, and asks little more. Nothing more if it may wait for what was
+    /// refused without its knowledge.
+    pub(crate) fn calm(&mut self, answers_all: bool) {
+        let told = answers_all && (self.hops > 0 || self.window == 1);
+        self.left = if told { self.left.min(3) } else { 0 };
+        self.patience = Span::MAX;
+    }
+
     pub(crate) fn on_connected(&mut self, now: Time) {
         self.open.clear();
         self.questions.clear();
@@ -80,7 +88,7 @@ impl Client {
         ask.min(leave)
     }
 
-    pub(crate) fn waits(&self) -> bool {
+    fn waits(&self) -> bool {
         !self.open.is_empty() || !self.questions.is_empty()
     }
 
@@ -148,13 +156,13 @@ impl Client {
         self.heard = now;
         let Some(reply) = self.dialect.read_reply(frames.clone()) else {
             let text = format!("a client on link {link} cannot read {frames:?}");
-            return Err(Violation { rule: "words", at: now, text });
+            return Err(Violation::new("words", text));
         };
         if reply.service.as_deref() == Some(b"mmi.service") {
-            return self.on_fact(now, link, &reply, truth);
+            return self.on_fact(link, &reply, truth);
         }
         let alone = if self.open.len() == 1 && self.hops == 0 { Some(self.open[0]) } else { None };
-        if let Some(ended) = ledger.hear(now, link, reply, alone)? {
+        if let Some(ended) = ledger.hear(link, reply, alone)? {
             self.open.retain(|request| *request != ended);
         }
         Ok(())
@@ -163,14 +171,13 @@ impl Client {
     /// What the broker says about a service must be true.
     fn on_fact(
         &mut self,
-        now: Time,
         link: usize,
         reply: &ClientReply,
         truth: &Truth,
     ) -> Result<(), Violation> {
         if self.questions.is_empty() {
             let text = format!("link {link} got an answer it did not ask for: {reply:?}");
-            return Err(Violation { rule: "mmi", at: now, text });
+            return Err(Violation::new("mmi", text));
         }
         // Questions of one service's home may overtake those of another's; the truth of all that
         // were asked is checked by the one that holds for each.
@@ -181,7 +188,7 @@ impl Client {
         let known = word == b"200" || word == b"404";
         if !known || truth.shards == 1 && none && word != b"404" {
             let text = format!("{:?} for service {service}, without a worker", reply.body);
-            return Err(Violation { rule: "mmi", at: now, text });
+            return Err(Violation::new("mmi", text));
         }
         Ok(())
     }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use engine::Time;
-
 use super::words::{ClientReply, Frames};
 use crate::Violation;
 use crate::rng::Rng;
@@ -122,7 +120,6 @@ impl Ledger {
     /// A worker was given a body. `None` if no client of ours made it.
     pub(crate) fn deliver(
         &mut self,
-        now: Time,
         service: usize,
         body: &Frames,
     ) -> Result<Option<u64>, Violation> {
@@ -131,16 +128,16 @@ impl Ledger {
         let Some(entry) = self.entries.get_mut(&request) else { return Ok(None) };
         if entry.service != service {
             let text = format!("request {request} came to a worker of service {service}");
-            return Err(Violation { rule: "own service", at: now, text });
+            return Err(Violation::new("own service", text));
         }
         if *body != must {
             let text = format!("request {request} came to its worker with another body");
-            return Err(Violation { rule: "bodies", at: now, text });
+            return Err(Violation::new("bodies", text));
         }
         entry.deliveries += 1;
         if entry.deliveries > self.deliveries_max[service] {
             let text = format!("request {request} was delivered {} times", entry.deliveries);
-            return Err(Violation { rule: "deliveries", at: now, text });
+            return Err(Violation::new("deliveries", text));
         }
         Ok(Some(request))
     }
@@ -162,19 +159,18 @@ impl Ledger {
     /// A client heard something. Returns the request it ends, if any.
     pub(crate) fn hear(
         &mut self,
-        now: Time,
         link: usize,
         reply: ClientReply,
         alone: Option<u64>,
     ) -> Result<Option<u64>, Violation> {
-        let broken = |rule, text| Err(Violation { rule, at: now, text });
+        let broken = |rule, text| Err(Violation::new(rule, text));
         if reply.body[0] == sessions::REFUSED {
             let named = self.by_envelope(link, &reply.envelope).or(alone);
             let Some(request) = named else {
                 self.refused_unnamed += 1;
                 return Ok(None);
             };
-            return self.end(now, request, link, End::Refused).map(Some);
+            return self.end(request, link, End::Refused).map(Some);
         }
         let Some([request, ..]) = numbers::<4>(b"a", &reply.body[0]) else {
             let text = format!("link {link} heard {reply:?}");
@@ -189,33 +185,32 @@ impl Ledger {
         if reply.service.is_some() && reply.service != entry.named {
             return broken("own service", format!("request {request}: {:?}", reply.service));
         }
-        let last = self.parts(now, request, reply.body)?;
+        let last = self.parts(request, reply.body)?;
         if last != reply.last {
             return broken("partial replies", format!("request {request}: last is {}", reply.last));
         }
-        if last { self.end(now, request, link, End::Answered).map(Some) } else { Ok(None) }
+        if last { self.end(request, link, End::Answered).map(Some) } else { Ok(None) }
     }
 
     /// A caller inside the process was told.
     pub(crate) fn hear_local(
         &mut self,
-        now: Time,
         request: Option<u64>,
         body: Option<Frames>,
     ) -> Result<(), Violation> {
         let Some(request) = request else { return Ok(()) };
         let Some(body) = body else {
-            return self.end(now, request, LOCAL, End::Refused).map(drop);
+            return self.end(request, LOCAL, End::Refused).map(drop);
         };
         match numbers::<4>(b"a", &body[0]) {
             Some([named, ..]) if named == request => {}
             Some(_) | None => {
                 let text = format!("a caller of {request} got {:?}", body[0]);
-                return Err(Violation { rule: "own answer", at: now, text });
+                return Err(Violation::new("own answer", text));
             }
         }
-        self.parts(now, request, body)?;
-        self.end(now, request, LOCAL, End::Answered).map(drop)
+        self.parts(request, body)?;
+        self.end(request, LOCAL, End::Answered).map(drop)
     }
 
     /// Requests nobody was told an end of.
@@ -225,8 +220,8 @@ impl Ledger {
     }
 
     /// Checks the parts of an answer in `body`, one or (joined) several. Says whether they end it.
-    fn parts(&mut self, now: Time, request: u64, body: Frames) -> Result<bool, Violation> {
-        let broken = |rule, text| Err(Violation { rule, at: now, text });
+    fn parts(&mut self, request: u64, body: Frames) -> Result<bool, Violation> {
+        let broken = |rule, text| Err(Violation::new(rule, text));
         let mut at = 0;
         let mut last = false;
         while at < body.len() {
@@ -262,11 +257,11 @@ impl Ledger {
         Ok(last)
     }
 
-    fn end(&mut self, now: Time, request: u64, link: usize, end: End) -> Result<u64, Violation> {
+    fn end(&mut self, request: u64, link: usize, end: End) -> Result<u64, Violation> {
         let entry = self.entries.get_mut(&request).expect("looked up before");
         if entry.link != link || entry.end != End::Open {
             let text = format!("request {request} ended as {:?} and as {end:?}", entry.end);
-            return Err(Violation { rule: "ends once", at: now, text });
+            return Err(Violation::new("ends once", text));
         }
         entry.end = end;
         match end {

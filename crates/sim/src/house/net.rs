@@ -33,7 +33,7 @@ pub(crate) struct Pipe {
     /// Octets at the front that have arrived.
     arrived: usize,
     /// When the last piece written so far arrives.
-    last: Time,
+    last: Option<Time>,
     /// Octets its reader took.
     pub(crate) read: u64,
     /// Nothing comes after what is in it.
@@ -68,8 +68,9 @@ impl Pipe {
     /// When something written now arrives: never before what was written earlier.
     pub(crate) fn next_arrival(&mut self, now: Time, weather: &Weather, rng: &mut Rng) -> Time {
         let delay = 1_000 + rng.skewed(weather.delay_max.as_nanos() as u64) as i64;
-        self.last = self.last.max(now + Span::from_nanos(delay));
-        self.last
+        let at = (now + Span::from_nanos(delay)).max(self.last.unwrap_or(now));
+        self.last = Some(at);
+        at
     }
 
     pub(crate) fn arrive(&mut self, octets: usize) {

@@ -17,6 +17,8 @@ pub(crate) struct Noise {
 }
 
 const KINDS: u64 = 9;
+/// Octets it has ready at most.
+const BACKLOG_MAX: usize = 64 * 1024;
 
 impl Noise {
     pub(crate) fn some(rng: &mut Rng) -> Noise {
@@ -51,7 +53,7 @@ impl Noise {
 
     pub(crate) fn on_wake(&mut self, now: Time, speaker: &mut Speaker, rng: &mut Rng) {
         self.said_at = now;
-        if self.kind < 3 || !speaker.is_ready() {
+        if self.kind < 3 || !speaker.is_ready() || speaker.out.len() > BACKLOG_MAX {
             return;
         }
         for _ in 0..1 + rng.skewed(30) {

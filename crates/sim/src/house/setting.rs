@@ -64,7 +64,7 @@ impl Setting {
             *weight *= rng.pick(&[0, 1, 1, 3]);
         }
         fault_weights[0] += 1;
-        let workers = rng.between(2, 9) as usize;
+        let workers = SERVICES.len() + rng.skewed(5) as usize;
         let mut setting = Setting {
             shard,
             weather: Weather {

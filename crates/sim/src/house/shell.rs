@@ -8,7 +8,7 @@ use super::{SERVICES, What, World};
 use crate::{Bug, Violation};
 
 /// The shell's read buffer.
-const READ_BUFFER: usize = 64 * 1024;
+pub(super) const READ_BUFFER: usize = 64 * 1024;
 
 impl World<'_> {
     /// Octets or the end of the stream reach the broker.
@@ -65,12 +65,11 @@ impl World<'_> {
             into.extend(self.links[link].up.take(spare.min(most)));
             self.shards[shard].received_direct(self.now, id);
         } else {
-            let mut buf = vec![0; READ_BUFFER];
-            let pending = self.shards[shard].take_pending(id, &mut buf);
+            let pending = self.shards[shard].take_pending(id, &mut self.buffer);
             let bytes = self.links[link].up.take(most.min(READ_BUFFER - pending));
             let end = pending + bytes.len();
-            buf[pending..end].copy_from_slice(&bytes);
-            self.shards[shard].received(self.now, id, &mut buf[..end]);
+            self.buffer[pending..end].copy_from_slice(&bytes);
+            self.shards[shard].received(self.now, id, &mut self.buffer[..end]);
         }
         let read = self.links[link].up.read;
         self.log.event(self.now, "broker reads", link as u64, read, || {
@@ -244,7 +243,7 @@ impl World<'_> {
                 }
                 Outcome::Refused(_) => None,
             };
-            self.ledger.hear_local(self.now, request, body)?;
+            self.ledger.hear_local(request, body)?;
         }
         Ok(any)
     }

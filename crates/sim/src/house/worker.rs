@@ -55,6 +55,8 @@ pub(crate) struct Worker {
     silence_max: Span,
     held: Vec<Task>,
     left: bool,
+    /// It said READY again and was not told to go yet.
+    doubled: bool,
     beat_at: Time,
     heard: Time,
     /// A token it saw, by which others answer for it.
@@ -86,6 +88,7 @@ impl Worker {
             silence_max: interval.times(i64::from(liveness) + 3),
             held: Vec::new(),
             left: false,
+            doubled: false,
             beat_at: Time::MAX,
             heard: Time::ZERO,
             seen: None,
@@ -118,6 +121,7 @@ impl Worker {
             options.push(option.as_bytes());
         }
         let service = SERVICES[self.service];
+        self.doubled = false;
         speaker.say(self.dialect.say(WorkerSays::Ready { service, options: &options }));
         self.beat_at = now + self.interval;
     }
@@ -140,7 +144,7 @@ impl Worker {
         self.heard = now;
         let Some(word) = self.dialect.hear(frames.clone()) else {
             let text = format!("a worker cannot read {frames:?}");
-            return Err(Violation { rule: "words", at: now, text });
+            return Err(Violation::new("words", text));
         };
         match word {
             WorkerHears::Heartbeat => Ok(Wish::Stay),
@@ -174,9 +178,9 @@ impl Worker {
                 self.held.len(),
                 String::from_utf8_lossy(&token)
             );
-            return Err(Violation { rule: "an offer holds one request", at: now, text });
+            return Err(Violation::new("an offer holds one request", text));
         }
-        let request = ledger.deliver(now, self.service, body)?;
+        let request = ledger.deliver(self.service, body)?;
         if let Some(request) = request {
             self.seen = Some((token.clone(), request));
         }
@@ -188,8 +192,9 @@ impl Worker {
             speaker.say(self.dialect.say(WorkerSays::Disconnect));
             return Ok(if rng.chance(50) { Wish::Close } else { Wish::Stay });
         }
-        if rng.chance(self.manners.second_ready) {
+        if !self.doubled && rng.chance(self.manners.second_ready) {
             self.ready(now, speaker, rng);
+            self.doubled = true;
         }
         let parts = if self.dialect.v02 && rng.chance(30) { 1 + rng.skewed(5) as u32 } else { 1 };
         let job = request.map(|request| ledger.job(request, false));
@@ -277,11 +282,7 @@ impl Worker {
         self.left
     }
 
-    pub(crate) fn held(&self, token: &[u8]) -> bool {
-        self.held.iter().any(|task| task.token == token)
-    }
-
     pub(crate) fn is_idle(&self) -> bool {
-        self.held.is_empty()
+        self.held.is_empty() && !self.left
     }
 }
