@@ -19,6 +19,9 @@ use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
 use crate::view::Clock;
 
+/// Connections that may wait to be accepted; the system's own bound holds above it.
+const BACKLOG: i32 = 4_096;
+
 /// What a reload found.
 pub(crate) struct NewRules {
     pub(crate) shard: ShardConfig,
@@ -242,8 +245,13 @@ fn bind(address: &str, endpoint: &str, insecure: bool) -> Result<std::net::TcpLi
              are: listen on 127.0.0.1 or [::1], or write `insecure = true` if you trust the network"
         )));
     }
-    std::net::TcpListener::bind(&addresses[..])
-        .map_err(|error| Failure::new(format!("cannot listen on {endpoint}: {error}")))
+    let cannot = |error: &dyn std::fmt::Display| {
+        Failure::new(format!("cannot listen on {endpoint}: {error}"))
+    };
+    let listener = std::net::TcpListener::bind(&addresses[..]).map_err(|error| cannot(&error))?;
+    // Longer than the standard library's: whoever finds no place in it tries again a second later.
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| cannot(&error))?;
+    Ok(listener)
 }
 
 fn local_address(listener: &std::net::TcpListener) -> Result<SocketAddr, Failure> {
