@@ -355,9 +355,15 @@ impl Shard {
         } else if let Cross::Event(event) = cross {
             if let Event::Gone { conn } = event {
                 self.parked.remove(&conn);
+                self.floor.terms.remove(&conn);
             }
             self.engine.step(now, event, &mut self.floor);
-        } else {
+        } else if let Cross::Offer(term, event) = cross {
+            if let Event::Offer { conn, .. } = event {
+                self.floor.terms.insert(conn, term);
+            }
+            self.engine.step(now, event, &mut self.floor);
+        } else if cross.term().is_none_or(|(to, term)| self.floor.serves(to, term)) {
             cross.with_effect(|home, effect| self.floor.carry_out(home, effect));
         }
         self.settle(now);
@@ -805,14 +811,20 @@ impl Shard {
         let seats = concurrency.clamp(1, self.floor.config.engine.concurrency_max);
         let beat = now + self.floor.config.heartbeat;
         let Some(wire) = self.floor.wire(id) else { return };
-        wire.role = Role::Serving(Serving { home, seats, held: 0, last_word: now });
+        let term = wire.terms;
+        wire.terms = term.wrapping_add(1);
+        wire.role = Role::Serving(Serving { home, term, seats, held: 0, last_word: now });
         wire.next_beat = wire.next_beat.min(beat);
         let name = Bytes::copy_from_slice(service);
         let remote = wire.remote;
         self.floor.arm(id, beat);
         self.floor.notes.push(Note::WorkerJoined(id, remote, name, seats));
         let offer = Event::Offer { conn: id, service: Blob::Slice(service), concurrency: seats };
-        self.route(now, id, home, offer);
+        if home == self.me {
+            return self.route(now, id, home, offer);
+        }
+        *self.floor.known_to(id) |= 1 << home;
+        self.floor.cross.push((home, Cross::Offer(term, offer.into_static())));
     }
 
     /// A registered worker did something it must not: it is told to go, and what it holds goes to

@@ -39,6 +39,8 @@ pub(crate) struct Wire {
     /// Silence after which the peer itself asked to be given up (RFC 37, PING's TTL).
     pub(crate) ttl: Span,
     pub(crate) role: Role,
+    /// Terms it served.
+    pub(crate) terms: u32,
     /// How its worker side speaks.
     pub(crate) version: Version,
     /// Its worker side uses the empty delimiter.
@@ -82,6 +84,9 @@ pub(crate) enum Role {
 pub(crate) struct Serving {
     /// The shard where its service lives.
     pub(crate) home: u8,
+    /// How often the connection had offered itself before: what crosses from the home of an earlier
+    /// term is void.
+    pub(crate) term: u32,
     pub(crate) seats: u32,
     /// Requests it holds.
     pub(crate) held: u32,
@@ -120,6 +125,7 @@ impl Wire {
             unanswered: 0,
             ttl: Span::MAX,
             role: Role::Fresh,
+            terms: 0,
             version: Version::V01,
             delimiter: true,
             in_flight: 0,
