@@ -186,8 +186,8 @@ impl Story {
             let name = String::from_utf8_lossy(s.name);
             let oldest = s.oldest.map_or("-".into(), millis);
             lines.push(format!(
-                "service {name}: workers {} offers {} waiting {} ({} bytes, oldest {oldest}) leased \
-                 {}; taken {} answered {} refused {} redelivered {}",
+                "service {name}: workers {} offers {} waiting {} ({} bytes, oldest {oldest}) \
+                 leased {}; taken {} answered {} refused {} redelivered {}",
                 s.workers,
                 s.offers,
                 s.waiting,
@@ -213,7 +213,8 @@ impl Story {
         lines.sort();
         let s = self.engine.stats();
         lines.push(format!(
-            "house: requests {} replies {} refusals {:?} withdrawals {} redeliveries {} expulsions {}",
+            "house: requests {} replies {} refusals {:?} withdrawals {} redeliveries {} \
+             expulsions {}",
             s.requests, s.replies, s.refusals, s.withdrawals, s.redeliveries, s.expulsions,
         ));
         self.told.lines.append(&mut lines);
