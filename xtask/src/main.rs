@@ -3,6 +3,7 @@
 mod bench;
 mod deny;
 mod fuzz;
+mod interop;
 mod setup;
 mod sim;
 mod test;
@@ -15,10 +16,11 @@ use std::time::Instant;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
   test              install what the tests need and run all of them
+  interop [ARG ...]  run only the interop suite; arguments go to pytest
+  sim --seed N [--shards 2] [--log] [--planted NAME]  replay one simulated run
   tidy              check what no compiler checks: docs, names, arrows between crates
   bench [e1 ... e5 latency memory idle]  measure all or these, against a libzmq broker
   deny              check licences, sources and duplicates of dependencies
-  sim --seed N [...]  replay a seed of the simulator
   fuzz [--seconds N]  replay the committed corpora, then fuzz each target for N (30) seconds";
 
 fn main() -> ExitCode {
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["bench", ..] => bench::run(&args[1..]),
+        ["interop", ..] => test::interop(&args[1..]),
         ["sim", ..] => sim::run(&args[1..]),
         ["test"] => test::run(),
         ["tidy"] => tidy::run(),

@@ -15,6 +15,15 @@ pub(crate) fn run() -> Result<(), String> {
     sh("docs", cargo("doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
     deny::run()?;
     fuzz::run(30)?;
+    interop(&[])
+}
+
+/// Builds the broker as users run it and lets real ZeroMQ peers at it.
+///
+/// # Errors
+/// If the build or a test fails.
+pub(crate) fn interop(args: &[String]) -> Result<(), String> {
     sh("release build", &mut cargo("build --release --package maitred"))?;
-    Ok(())
+    eprintln!("\n=== interop");
+    crate::interop::run(&crate::root().join("target/release/maitred"), args)
 }

@@ -1,4 +1,5 @@
-//! Calls the service `echo` without async, once and then many times at once: `blocking_client [ENDPOINT]`.
+//! Calls the service `echo` without async, once and then many times at once: `blocking_client
+//! [ENDPOINT]`.
 
 use maitred_client::Error;
 use maitred_client::blocking::Client;

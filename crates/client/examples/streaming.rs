@@ -1,4 +1,5 @@
-//! A worker that counts in partial replies, and a client that prints them as they come: `streaming [ENDPOINT]`.
+//! A worker that counts in partial replies, and a client that prints them as they come: `streaming
+//! [ENDPOINT]`.
 
 use maitred_client::{Client, Error, Request, Worker};
 

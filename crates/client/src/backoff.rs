@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Exponential back-off with full jitter: each wait is drawn from the whole span up to its ceiling, so that the
-/// clients of a broker that restarts do not come back all at once.
+/// Exponential back-off with full jitter: each wait is drawn from the whole span up to its ceiling,
+/// so that the clients of a broker that restarts do not come back all at once.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     ceiling: Duration,
@@ -21,8 +21,8 @@ impl Backoff {
         wait
     }
 
-    /// To be told how long the last connection lasted: only one that proved itself counts as success, so that
-    /// a broker that accepts and hangs up at once is not hammered.
+    /// To be told how long the last connection lasted: only one that proved itself counts as
+    /// success, so that a broker that accepts and hangs up at once is not hammered.
     pub(crate) fn connection_lasted(&mut self, lasted: Duration) {
         if lasted >= HEALTHY {
             self.ceiling = FIRST;

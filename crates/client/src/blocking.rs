@@ -1,7 +1,7 @@
 //! The client and the worker for programs without async: the same ones, on a thread of their own.
 //!
-//! They stand where `mdcliapi` and `mdwrkapi` stood, and improve on them: the connection is kept while the
-//! program does other things, so heartbeats go out however long a request takes.
+//! They stand where `mdcliapi` and `mdwrkapi` stood, and improve on them: the connection is kept
+//! while the program does other things, so heartbeats go out however long a request takes.
 //!
 //! ```no_run
 //! use maitred_client::blocking::{Client, Worker};
@@ -36,8 +36,8 @@ use crate::error::Error;
 use crate::message::Message;
 use crate::worker::{Request, WorkerBuilder, WorkerStatus};
 
-/// Calls services through one or several brokers. Cheap to clone, and all clones may be used at once, from any
-/// threads. See [the async one](crate::Client) for what it does.
+/// Calls services through one or several brokers. Cheap to clone, and all clones may be used at
+/// once, from any threads. See [the async one](crate::Client) for what it does.
 #[derive(Clone, Debug)]
 pub struct Client {
     // Before the runtime, which is to outlive it.
@@ -64,7 +64,8 @@ impl Client {
     /// Calls a service and waits for its reply. See [`Client::call`](crate::Client::call).
     ///
     /// # Errors
-    /// If there is none before the client's timeout, or it says that the request was refused or failed.
+    /// If there is none before the client's timeout, or it says that the request was refused or
+    /// failed.
     pub fn call(
         &self,
         service: impl AsRef<[u8]>,
@@ -84,7 +85,8 @@ impl Client {
         Pending { call, refused, runtime: self.runtime.clone() }
     }
 
-    /// Calls a service and hands out its replies one by one. See [`Client::stream`](crate::Client::stream).
+    /// Calls a service and hands out its replies one by one. See
+    /// [`Client::stream`](crate::Client::stream).
     pub fn stream(&self, service: impl AsRef<[u8]>, body: impl Into<Message>) -> Replies {
         Replies { replies: self.client.stream(service, body), runtime: self.runtime.clone() }
     }
@@ -134,8 +136,8 @@ impl Iterator for Replies {
     }
 }
 
-/// Serves a service, one request at a time. Dropping it takes leave of the broker and hangs up; a request that
-/// is not answered goes to another worker then.
+/// Serves a service, one request at a time. Dropping it takes leave of the broker and hangs up; a
+/// request that is not answered goes to another worker then.
 #[derive(Debug)]
 pub struct Worker {
     /// `None` only while it is being stopped.
@@ -196,7 +198,8 @@ impl Worker {
         }
     }
 
-    /// Sends a partial reply to the request that was given out last; does nothing if it was answered.
+    /// Sends a partial reply to the request that was given out last; does nothing if it was
+    /// answered.
     ///
     /// # Errors
     /// As [`Request::partial`].

@@ -6,9 +6,9 @@
 //!                └────────────┴──────────────┘ the line was lost, or its broker refused
 //! ```
 //!
-//! A *line* is one connection to one broker, up or down. A call's bytes stay here until it is done, so that
-//! they can be sent again; they are encoded only when its line has room. So nothing is queued but what a
-//! living caller waits for, and a caller that leaves takes its request along.
+//! A *line* is one connection to one broker, up or down. A call's bytes stay here until it is done,
+//! so that they can be sent again; they are encoded only when its line has room. So nothing is
+//! queued but what a living caller waits for, and a caller that leaves takes its request along.
 //!
 //! Knows nothing of sockets, and time is an argument.
 
@@ -70,7 +70,8 @@ struct Line {
     /// Lines of one broker have the same.
     endpoint: Box<str>,
     up: bool,
-    /// The connection must go, because the reply to a call nobody waits for would be taken for another's.
+    /// The connection must go, because the reply to a call nobody waits for would be taken for
+    /// another's.
     hang_up: bool,
     /// Given to this line and not sent, oldest first; those that are gone are skipped.
     unsent: VecDeque<u64>,
@@ -114,7 +115,8 @@ pub struct BrokerStatus {
     pub connected: bool,
     /// Calls that were given to this connection and are not answered.
     pub in_flight: usize,
-    /// What was measured lately, with more weight on what is bad and on what is recent; zero if nothing was.
+    /// What was measured lately, with more weight on what is bad and on what is recent; zero if
+    /// nothing was.
     pub latency: Duration,
     /// Why there is no connection.
     pub trouble: Option<String>,
@@ -194,7 +196,8 @@ impl Calls {
             Place::Unsent { line } => line,
             Place::Sent { line: index, at } => {
                 let line = &mut self.lines[index];
-                // It would have taken at least as long as that; an early end says nothing about the broker.
+                // It would have taken at least as long as that; an early end says nothing about the
+                // broker.
                 line.cost.observe_at_least(now - at, now);
                 if line.current == Some(id) {
                     line.hang_up = true;
@@ -311,7 +314,8 @@ impl Calls {
         false
     }
 
-    /// A reply came in on a line. One to a call that is gone, or is on another line by now, is dropped.
+    /// A reply came in on a line. One to a call that is gone, or is on another line by now, is
+    /// dropped.
     pub(crate) fn reply(&mut self, index: usize, head: ReplyHead, body: Message, now: Instant) {
         let line = &mut self.lines[index];
         let id = if self.config.pipelined { head.id } else { line.current };
@@ -425,8 +429,8 @@ impl Calls {
         debug_assert!(line.in_flight <= self.config.window);
     }
 
-    /// The better of two lines drawn at random, of those that are up, have room, and whose broker has not
-    /// refused this call.
+    /// The better of two lines drawn at random, of those that are up, have room, and whose broker
+    /// has not refused this call.
     fn choose(&self, id: u64, now: Instant) -> Option<usize> {
         let refused_by = &self.calls[&id].refused_by;
         let able = |line: &Line| self.has_room(line) && !refused_by.contains(&line.endpoint);
@@ -446,7 +450,8 @@ impl Calls {
         line.up && !line.hang_up && line.in_flight < self.config.window
     }
 
-    /// Uses a line's room for what waits. If others have room too, each call goes to the better of two.
+    /// Uses a line's room for what waits. If others have room too, each call goes to the better of
+    /// two.
     fn fill(&mut self, index: usize, now: Instant) {
         while self.has_room(&self.lines[index])
             && let Some(id) = self.waiting.pop_front()
@@ -484,9 +489,9 @@ impl Line {
     }
 }
 
-/// A moving average of latency that jumps to what is worse and sinks slowly to what is better, weighted by
-/// time, not by number; it also sinks when nothing is observed, so that a broker that was bad gets its chance
-/// again. (Known as peak EWMA.)
+/// A moving average of latency that jumps to what is worse and sinks slowly to what is better,
+/// weighted by time, not by number; it also sinks when nothing is observed, so that a broker that
+/// was bad gets its chance again. (Known as peak EWMA.)
 struct Cost {
     nanos: f64,
     /// When it was that.

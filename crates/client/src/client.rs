@@ -21,12 +21,12 @@ use crate::wire::{Lost, Wire, WireConfig};
 
 /// Calls services through one or several brokers.
 ///
-/// Cheap to clone; all clones share the connections, and the last one to go closes them. Calls are pipelined:
-/// any number of them may be under way at once.
+/// Cheap to clone; all clones share the connections, and the last one to go closes them. Calls are
+/// pipelined: any number of them may be under way at once.
 ///
-/// A request that is under way when its connection is lost is sent again, on another connection, until its
-/// deadline: Majordomo assumes that serving a request twice does no harm. Where it does, say
-/// [`retry(false)`](Call::retry).
+/// A request that is under way when its connection is lost is sent again, on another connection,
+/// until its deadline: Majordomo assumes that serving a request twice does no harm. Where it does,
+/// say [`retry(false)`](Call::retry).
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -45,7 +45,8 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// A client of the brokers at `endpoints` (`tcp://host:port`), with the defaults of [`Client::builder`].
+    /// A client of the brokers at `endpoints` (`tcp://host:port`), with the defaults of
+    /// [`Client::builder`].
     ///
     /// Returns at once: calls wait for a connection.
     ///
@@ -76,11 +77,11 @@ impl Client {
         }
     }
 
-    /// Calls a service and waits for its reply. Partial replies, if the worker sends any, are joined: the
-    /// frames of all of them, then those of the final one.
+    /// Calls a service and waits for its reply. Partial replies, if the worker sends any, are
+    /// joined: the frames of all of them, then those of the final one.
     ///
-    /// Nothing is sent before the call is awaited, and a call that is dropped is forgotten at once: it is not
-    /// sent if it was not yet, and its reply is thrown away.
+    /// Nothing is sent before the call is awaited, and a call that is dropped is forgotten at once:
+    /// it is not sent if it was not yet, and its reply is thrown away.
     pub fn call(&self, service: impl AsRef<[u8]>, body: impl Into<Message>) -> Call {
         Call { ticket: self.ticket(service.as_ref(), body.into(), false) }
     }
@@ -132,18 +133,21 @@ impl ClientBuilder {
         self
     }
 
-    /// Whether a connection carries many calls at once; by default it does in MDP/0.2 and does not in MDP/0.1.
+    /// Whether a connection carries many calls at once; by default it does in MDP/0.2 and does not
+    /// in MDP/0.1.
     ///
-    /// Majordomo has no correlation ids. Pipelined calls are told apart by a return stack of one frame in front
-    /// of the envelope, as a request that came through a proxy would have: maitred gives it back, but the
-    /// well-known MDP/0.1 brokers ignore requests that have one. Without it a connection carries one call at a
-    /// time, as a REQ socket would, and is closed when a call under way is dropped.
+    /// Majordomo has no correlation ids. Pipelined calls are told apart by a return stack of one
+    /// frame in front of the envelope, as a request that came through a proxy would have: maitred
+    /// gives it back, but the well-known MDP/0.1 brokers ignore requests that have one. Without it
+    /// a connection carries one call at a time, as a REQ socket would, and is closed when a call
+    /// under way is dropped.
     pub fn pipelined(mut self, pipelined: bool) -> ClientBuilder {
         self.pipelined = Some(pipelined);
         self
     }
 
-    /// Most calls under way on one connection; more wait their turn in the client. 4,096 by default.
+    /// Most calls under way on one connection; more wait their turn in the client. 4,096 by
+    /// default.
     pub fn window(mut self, calls: usize) -> ClientBuilder {
         self.window = calls.max(1);
         self
@@ -162,8 +166,8 @@ impl ClientBuilder {
         self
     }
 
-    /// After how much silence a broker is asked for a sign of life (3 s by default), and how many times (3 by
-    /// default) before its connection is given up.
+    /// After how much silence a broker is asked for a sign of life (3 s by default), and how many
+    /// times (3 by default) before its connection is given up.
     pub fn heartbeat(mut self, interval: Duration, liveness: u32) -> ClientBuilder {
         self.wire.heartbeat = interval.max(Duration::from_millis(1));
         self.wire.liveness = liveness.max(1);
@@ -350,11 +354,11 @@ impl Call {
         self
     }
 
-    /// Whether the request may be sent again when the connection it was sent on is lost; true by default. If
-    /// not, the call ends with [`Error::ConnectionLost`] then.
+    /// Whether the request may be sent again when the connection it was sent on is lost; true by
+    /// default. If not, the call ends with [`Error::ConnectionLost`] then.
     ///
-    /// This is about our own sending only. A broker may still give the request to another worker when the one
-    /// that holds it is lost.
+    /// This is about our own sending only. A broker may still give the request to another worker
+    /// when the one that holds it is lost.
     pub fn retry(mut self, retry: bool) -> Call {
         self.ticket.set_retry(retry);
         self
@@ -403,14 +407,15 @@ impl Replies {
         self
     }
 
-    /// Whether the request may be sent again when the connection is lost before the first reply came; true by
-    /// default. After that it never is. See [`Call::retry`].
+    /// Whether the request may be sent again when the connection is lost before the first reply
+    /// came; true by default. After that it never is. See [`Call::retry`].
     pub fn retry(mut self, retry: bool) -> Replies {
         self.ticket.set_retry(retry);
         self
     }
 
-    /// The next reply; `None` after the final one, and after an error. May be dropped and called again.
+    /// The next reply; `None` after the final one, and after an error. May be dropped and called
+    /// again.
     pub async fn next(&mut self) -> Option<Result<Message, Error>> {
         poll_fn(|cx| self.poll_next(cx)).await
     }

@@ -14,7 +14,8 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Reads `tcp://host:port`; the host is a name, an IPv4 address, or an IPv6 address in brackets.
+    /// Reads `tcp://host:port`; the host is a name, an IPv4 address, or an IPv6 address in
+    /// brackets.
     pub(crate) fn parse(text: &str) -> Result<Endpoint, Error> {
         let wrong = |problem| Error::Endpoint { endpoint: text.into(), problem };
         let address =

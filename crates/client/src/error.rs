@@ -32,7 +32,8 @@ pub enum Error {
         /// What the system said.
         why: Box<str>,
     },
-    /// A request or reply is larger than the limits allow; sending it would make the broker hang up.
+    /// A request or reply is larger than the limits allow; sending it would make the broker hang
+    /// up.
     #[error("the message has {got} {what}, the limit is {limit}")]
     TooLarge {
         /// "bytes" or "frames".
@@ -44,7 +45,8 @@ pub enum Error {
     },
     /// The replies to one call, partial ones together, are larger than the limits allow.
     #[error(
-        "the replies held for one call are more than {limit} bytes; take them faster, or raise the limit"
+        "the replies held for one call are more than {limit} bytes; \
+         take them faster, or raise the limit"
     )]
     RepliesTooLarge {
         /// How many bytes there may be.
@@ -58,8 +60,8 @@ pub enum Error {
         /// The call's timeout.
         after: Duration,
     },
-    /// The deadline passed while no broker was connected. The request was not served as far as we know: the
-    /// only exception is one that had been sent when its connection was lost.
+    /// The deadline passed while no broker was connected. The request was not served as far as we
+    /// know: the only exception is one that had been sent when its connection was lost.
     #[error("no broker within {after:?} ({why}); is one listening there?")]
     Unreachable {
         /// The call's timeout.
@@ -67,8 +69,8 @@ pub enum Error {
         /// Which brokers were tried, and what became of it.
         why: Box<str>,
     },
-    /// The connection was lost after the request was sent, and the call must not be sent twice (or has
-    /// already handed out a partial reply). Whether the request was served is unknown.
+    /// The connection was lost after the request was sent, and the call must not be sent twice (or
+    /// has already handed out a partial reply). Whether the request was served is unknown.
     #[error("lost {endpoint}: {why}")]
     ConnectionLost {
         /// The broker.

@@ -45,7 +45,8 @@ impl Protocol {
         }
     }
 
-    /// Writes what stands before every command of a worker; 0.1 has the delimiter a REQ socket would add.
+    /// Writes what stands before every command of a worker; 0.1 has the delimiter a REQ socket
+    /// would add.
     fn put_worker_head(self, out: &mut Vec<u8>, more: bool, command: u8) {
         match self {
             Protocol::V01 => put_frame(out, true, b""),
@@ -69,8 +70,8 @@ pub(crate) const ENVELOPE_FRAMES: u32 = 6;
 /// Bytes of the longest envelope: a service name or a client's address has at most 255.
 pub(crate) const ENVELOPE_BYTES_MAX: u64 = 512;
 
-/// Writes a request. The `id` travels as a return stack of one frame, which brokers that follow RFC 28's
-/// envelopes give back in front of the replies.
+/// Writes a request. The `id` travels as a return stack of one frame, which brokers that follow RFC
+/// 28's envelopes give back in front of the replies.
 pub(crate) fn put_request(
     out: &mut Vec<u8>,
     protocol: Protocol,
@@ -108,8 +109,8 @@ pub(crate) struct ReplyHead {
     pub(crate) body_from: usize,
 }
 
-/// Reads a reply's envelope; `None` if it is none. Frames between the id and the header are skipped, whether
-/// or not the delimiter is among them.
+/// Reads a reply's envelope; `None` if it is none. Frames between the id and the header are
+/// skipped, whether or not the delimiter is among them.
 pub(crate) fn read_reply(message: zmtp::Message<'_>, protocol: Protocol) -> Option<ReplyHead> {
     let header = (0..3).find(|&i| message.frame(i) == Some(protocol.client_header()))?;
     let id = match header {
@@ -128,7 +129,8 @@ pub(crate) fn read_reply(message: zmtp::Message<'_>, protocol: Protocol) -> Opti
     Some(ReplyHead { id, part, body_from: service + 1 })
 }
 
-/// Writes READY. A concurrency above one is told in an option frame that brokers which do not know it ignore.
+/// Writes READY. A concurrency above one is told in an option frame that brokers which do not know
+/// it ignore.
 pub(crate) fn put_ready(out: &mut Vec<u8>, protocol: Protocol, service: &[u8], concurrency: usize) {
     protocol.put_worker_head(out, true, 0x01);
     put_frame(out, concurrency > 1, service);
@@ -188,8 +190,8 @@ pub(crate) enum Command<'a> {
     Disconnect,
 }
 
-/// Reads what a broker tells a worker; `None` if it is no such thing. The delimiters before the header and
-/// after the client's address may be missing.
+/// Reads what a broker tells a worker; `None` if it is no such thing. The delimiters before the
+/// header and after the client's address may be missing.
 pub(crate) fn read_command(message: zmtp::Message<'_>, protocol: Protocol) -> Option<Command<'_>> {
     let header = usize::from(message.frame(0)?.is_empty());
     if message.frame(header)? != protocol.worker_header() {

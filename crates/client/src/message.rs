@@ -19,8 +19,8 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message of these frames; of one empty frame if there are none, since Majordomo knows no body of no
-    /// frames.
+    /// A message of these frames; of one empty frame if there are none, since Majordomo knows no
+    /// body of no frames.
     pub fn frames<I>(frames: I) -> Message
     where
         I: IntoIterator,

@@ -109,8 +109,8 @@ impl Wire {
         self.tx.len() - self.tx_done < TX_BYTES_ENOUGH
     }
 
-    /// Sends what there is to send, until something was received or everything is sent that there was no room
-    /// behind. May be dropped and called again at any time.
+    /// Sends what there is to send, until something was received or everything is sent that there
+    /// was no room behind. May be dropped and called again at any time.
     pub(crate) async fn io(&mut self) -> Result<(), Lost> {
         let had_room = self.has_room();
         let Wire { stream, rx, rx_need, tx, tx_done, .. } = self;
@@ -172,8 +172,8 @@ impl Wire {
         Ok(())
     }
 
-    /// One step of the protocol: `None` if more bytes are needed, else the length of the message at the start
-    /// of `rx`, 0 if what was there was no message.
+    /// One step of the protocol: `None` if more bytes are needed, else the length of the message at
+    /// the start of `rx`, 0 if what was there was no message.
     fn step(&mut self) -> Result<Option<usize>, Lost> {
         if self.rx.len() < self.rx_need {
             return Ok(None);
@@ -216,8 +216,8 @@ impl Wire {
         Ok(now + heartbeat)
     }
 
-    /// Sends what is left, says that nothing more comes, and waits for the peer to hang up, so that nothing
-    /// that was sent gets lost.
+    /// Sends what is left, says that nothing more comes, and waits for the peer to hang up, so that
+    /// nothing that was sent gets lost.
     pub(crate) async fn close(mut self) {
         let _ = timeout(CLOSE_TIMEOUT, async {
             let _ = self.stream.write_all(&self.tx[self.tx_done..]).await;

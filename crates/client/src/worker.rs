@@ -1,4 +1,5 @@
-//! The worker: one task keeps the connection and its heartbeats, and one task per request serves it.
+//! The worker: one task keeps the connection and its heartbeats, and one task per request serves
+//! it.
 //!
 //! ```text
 //!  broker ─request─▶ driver ─spawn─▶ handler's task
@@ -29,9 +30,9 @@ use crate::wire::{Lost, Wire, WireConfig};
 
 /// Serves a service. Made by [`WorkerBuilder::serve`].
 ///
-/// It reconnects and registers again whenever it loses its broker, for as long as it lives. Dropping it drops
-/// the handlers where they are, takes leave of the broker and hangs up; the broker gives their requests to
-/// other workers. To let them finish, [`stop`](Worker::stop) it.
+/// It reconnects and registers again whenever it loses its broker, for as long as it lives.
+/// Dropping it drops the handlers where they are, takes leave of the broker and hangs up; the
+/// broker gives their requests to other workers. To let them finish, [`stop`](Worker::stop) it.
 #[must_use = "a worker that is dropped stops serving at once"]
 pub struct Worker {
     /// When the grace ends, once it was told to stop.
@@ -61,8 +62,8 @@ pub struct WorkerStatus {
 }
 
 impl Worker {
-    /// A worker of the broker at `endpoint` (`tcp://host:port`). A worker has exactly one broker, as Majordomo
-    /// wants it; to serve several brokers or services, start several workers.
+    /// A worker of the broker at `endpoint` (`tcp://host:port`). A worker has exactly one broker,
+    /// as Majordomo wants it; to serve several brokers or services, start several workers.
     pub fn builder(endpoint: impl Into<String>) -> WorkerBuilder {
         WorkerBuilder {
             endpoint: endpoint.into(),
@@ -85,9 +86,9 @@ impl Worker {
         }
     }
 
-    /// Stops without losing anything: new requests are left to other workers, those that are held are
-    /// finished and answered, then the broker is told and the connection closed. What is not finished after
-    /// `grace` is dropped, and the broker gives it to other workers.
+    /// Stops without losing anything: new requests are left to other workers, those that are held
+    /// are finished and answered, then the broker is told and the connection closed. What is not
+    /// finished after `grace` is dropped, and the broker gives it to other workers.
     ///
     /// Returns how many handlers were cut off.
     pub async fn stop(mut self, grace: Duration) -> usize {
@@ -117,8 +118,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// How often to send a heartbeat (every 3 s by default), and after how many such intervals of silence (3
-    /// by default) the broker is given up.
+    /// How often to send a heartbeat (every 3 s by default), and after how many such intervals of
+    /// silence (3 by default) the broker is given up.
     pub fn heartbeat(mut self, interval: Duration, liveness: u32) -> WorkerBuilder {
         self.wire.heartbeat = interval.max(Duration::from_millis(1));
         self.wire.liveness = liveness.max(1);
@@ -133,15 +134,16 @@ impl WorkerBuilder {
 
     /// Starts serving, on the tokio runtime this is called in. Returns at once.
     ///
-    /// The `handler` is called once per request, and up to `concurrency` of its futures run at a time (0
-    /// counts as 1). More than one needs a broker that understands it, as maitred does; others give out one
-    /// request at a time.
+    /// The `handler` is called once per request, and up to `concurrency` of its futures run at a
+    /// time (0 counts as 1). More than one needs a broker that understands it, as maitred does;
+    /// others give out one request at a time.
     ///
-    /// A handler that returns an error or panics does not make the request vanish: Majordomo has no word for
-    /// it, so the final reply is `MAITRED-FAILED` and the error's text as two frames (for a panic a fixed
-    /// text), which our client turns into [`Error::Failed`].
+    /// A handler that returns an error or panics does not make the request vanish: Majordomo has no
+    /// word for it, so the final reply is `MAITRED-FAILED` and the error's text as two frames (for
+    /// a panic a fixed text), which our client turns into [`Error::Failed`].
     ///
-    /// A request may come twice: a broker gives it to another worker when it loses the one that held it.
+    /// A request may come twice: a broker gives it to another worker when it loses the one that
+    /// held it.
     ///
     /// # Errors
     /// If the endpoint or the service name is none, or there is no tokio runtime.
@@ -205,14 +207,14 @@ pub struct Request {
 }
 
 impl Request {
-    /// Sends a partial reply; what the handler returns is the final one. Waits while the broker is slow to
-    /// take them.
+    /// Sends a partial reply; what the handler returns is the final one. Waits while the broker is
+    /// slow to take them.
     ///
     /// Over MDP/0.1, which knows none, partial replies are kept and joined to the final one.
     ///
     /// # Errors
-    /// If the connection the request came on was lost, so that no reply can reach the client any more; or if
-    /// the reply is too large.
+    /// If the connection the request came on was lost, so that no reply can reach the client any
+    /// more; or if the reply is too large.
     pub async fn partial(&self, reply: impl Into<Message>) -> Result<(), Error> {
         let reply = reply.into();
         reply.check(&self.limits)?;
@@ -222,8 +224,9 @@ impl Request {
         Ok(())
     }
 
-    /// Whether the connection the request came on was lost: no reply can reach the client any more, and the
-    /// broker gives the request to another worker. A long job may look here whether to go on.
+    /// Whether the connection the request came on was lost: no reply can reach the client any more,
+    /// and the broker gives the request to another worker. A long job may look here whether to go
+    /// on.
     pub fn is_abandoned(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
@@ -490,8 +493,8 @@ impl Driver {
 
     /// Gives signs of life and demands them. Returns when to call this again.
     ///
-    /// Brokers owe heartbeats to idle workers only; while we hold requests, the signs of life of the broker's
-    /// ZMTP have to do.
+    /// Brokers owe heartbeats to idle workers only; while we hold requests, the signs of life of
+    /// the broker's ZMTP have to do.
     fn beat(&mut self, session: &mut Session) -> Result<Instant, Lost> {
         let now = Instant::now();
         let WireConfig { heartbeat, liveness, .. } = self.wire;

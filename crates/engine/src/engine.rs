@@ -538,13 +538,27 @@ impl Engine {
     }
 
     fn on_gone(&mut self, now: Time, id: ConnId, out: &mut impl Out) {
-        self.withdraw_worker(now, id, out);
         let kept = self.keep_promise(id);
+        // Requests before offers, so that none of its own moves from it to another worker; room
+        // last, when all that returns has returned.
+        let left = self.withdraw_requests(now, id, out);
+        self.withdraw_worker(now, id, out);
+        for key in left {
+            self.make_room(key, out);
+            self.rest(now, key);
+        }
         self.settle_promise(now, kept, out);
-        let Some(conn) = self.conns.remove(&id) else { return };
+        self.conns.remove(&id);
+    }
+
+    /// Ends a client: what waits is withdrawn, what is held is for nobody. Says which services have
+    /// more room than before.
+    fn withdraw_requests(&mut self, now: Time, id: ConnId, out: &mut impl Out) -> Vec<ServiceKey> {
+        let mut left = Vec::new();
+        let Some(conn) = self.conns.get_mut(&id) else { return left };
+        let mut at = core::mem::take(&mut conn.requests);
         // Drops on the way must find the whole list undone, so it is undone first.
         let mut asked: Vec<RequestKey> = Vec::new();
-        let mut at = conn.requests;
         while let Some(held) = self.requests.get_mut(at) {
             asked.push(at);
             at = core::mem::take(&mut held.next);
@@ -560,10 +574,12 @@ impl Engine {
                 self.services[service].waiting_bytes -= bytes;
                 self.requests.remove(key);
                 self.settle_drops(now, service, out);
-                self.make_room(service, out);
-                self.rest(now, service);
+                left.push(service);
             }
         }
+        left.sort_unstable();
+        left.dedup();
+        left
     }
 
     fn on_configure(&mut self, now: Time, config: Config, out: &mut impl Out) {

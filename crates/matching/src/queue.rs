@@ -257,9 +257,9 @@ impl<T> Queue<T> {
         self.nodes.contains_key(key).then_some(key)
     }
 
-    /// Puts a waiter that was handed out back where it stood: before everyone sent later, and
-    /// among those put back by `rank`, which tells waiters of one moment apart and grows in the
-    /// order they were pushed. Capacity and age are not checked: it was already admitted once.
+    /// Puts a waiter that was handed out back where it stood: before everyone sent later, and among
+    /// those put back by `rank`, which tells waiters of one moment apart and grows in the order
+    /// they were pushed. Capacity and age are not checked, because it was already admitted once.
     pub fn put_back(&mut self, send: Time, rank: NonZero<u64>, value: T) -> Key {
         let after = self.returned.range(..(send, rank)).next_back().map(|(_, key)| *key);
         let prev = after.unwrap_or_else(Key::null);

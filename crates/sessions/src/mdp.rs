@@ -75,16 +75,23 @@ pub(crate) enum WorkerWord<'a> {
     Misuse,
 }
 
-/// Reads one message. A return stack may hold anything, so a first frame that looks like a header
-/// is one only if the rest makes sense.
+/// Reads one message. A return stack may hold anything, also a frame that looks like a header:
+/// MDP/0.2 has no delimiter and is read from its first frame if that makes sense, everything else
+/// from behind the first empty frame if that does.
 pub(crate) fn read<'a>(message: &Message<'a>) -> Word<'a> {
     let first = message.frame(0).is_some_and(is_header).then(|| read_at(message, 0));
-    match first {
-        Some(word) if word.makes_sense() => word,
-        Some(_) | None => match delimiter_at(message) {
-            Some(delimiter) => read_at(message, delimiter + 1),
-            None => first.unwrap_or(Word::Garbage("no Majordomo header")),
-        },
+    let is_v02 = message.frame(0).is_some_and(|frame| frame.ends_with(b"02"));
+    if let Some(word) = first
+        && is_v02
+        && word.makes_sense()
+    {
+        return word;
+    }
+    let behind = delimiter_at(message).map(|delimiter| read_at(message, delimiter + 1));
+    match (behind, first) {
+        (Some(word), _) if word.makes_sense() => word,
+        (_, Some(word)) | (Some(word), None) => word,
+        (None, None) => Word::Garbage("no Majordomo header"),
     }
 }
 

@@ -473,15 +473,18 @@ impl Shard {
             && !wire.is_held()
             && at < end
         {
-            match self.next(id, &mut buf[at..end], &mut frames) {
-                Some(Step::Message { len }) => {
-                    let message = frames.view(&buf[at..at + len]);
-                    self.expect(id, len);
-                    if !self.on_message(now, id, &message, None) {
-                        break;
-                    }
-                    at += len;
+            let out = wire.outbox.small();
+            let step = wire.zmtp.next(&self.zmtp, &mut buf[at..end], &mut frames, out);
+            if let Ok(Step::Message { len }) = step {
+                wire.note_message(now, len);
+                let message = frames.view(&buf[at..at + len]);
+                if !self.on_message(now, id, &message, None) {
+                    break;
                 }
+                at += len;
+                continue;
+            }
+            match self.settle_step(id, step) {
                 Some(Step::Skip { len, event }) => {
                     at += len;
                     self.on_zmtp(now, id, event);
@@ -490,7 +493,7 @@ impl Shard {
                     end -= len;
                     self.on_zmtp(now, id, event);
                 }
-                Some(Step::More { .. }) | None => break,
+                Some(Step::Message { .. } | Step::More { .. }) | None => break,
             }
         }
         self.frames = frames;
@@ -512,7 +515,9 @@ impl Shard {
             {
                 let mut rest = buf.split_off(len);
                 let whole = Bytes::from(buf);
-                self.expect(id, len);
+                if let Some(wire) = self.floor.wire(id) {
+                    wire.note_message(now, len);
+                }
                 let message = frames.view(&whole);
                 let taken = self.on_message(now, id, &message, Some(&whole));
                 self.frames = frames;
@@ -550,16 +555,17 @@ impl Shard {
         }
     }
 
-    fn expect(&mut self, id: ConnId, len: usize) {
-        if let Some(wire) = self.floor.wire(id) {
-            wire.expect = if len >= LARGE_BODY { len } else { 0 };
-        }
-    }
-
     /// The next item; `None` if the peer broke the protocol.
     fn next(&mut self, id: ConnId, buf: &mut [u8], frames: &mut Frames) -> Option<Step> {
         let wire = self.floor.wire(id)?;
         let step = wire.zmtp.next(&self.zmtp, buf, frames, wire.outbox.small());
+        self.settle_step(id, step)
+    }
+
+    /// After the codec said what comes next: whatever is not a message may have made it write, or
+    /// ended the connection.
+    fn settle_step(&mut self, id: ConnId, step: Result<Step, zmtp::Error>) -> Option<Step> {
+        let wire = self.floor.wire(id)?;
         wire.need = match step {
             Ok(Step::More { need }) => need,
             Ok(_) | Err(_) => 0,
@@ -611,9 +617,6 @@ impl Shard {
         whole: Option<&Bytes>,
     ) -> bool {
         self.floor.counters.messages += 1;
-        if let Some(wire) = self.floor.wire(id) {
-            wire.last_message = now;
-        }
         match mdp::read(message) {
             Word::Request { version, header, service, body } => {
                 self.on_request(now, id, message, whole, version, header, service, body)

@@ -5,6 +5,7 @@ use core::net::SocketAddr;
 
 use engine::{RequestId, Span, Time};
 
+use crate::LARGE_BODY;
 use crate::config::Dialect;
 use crate::mdp::Version;
 use crate::outbox::Outbox;
@@ -138,6 +139,13 @@ impl Wire {
             closing: false,
             parted: false,
         }
+    }
+
+    /// A whole message of `len` octets came.
+    pub(crate) fn note_message(&mut self, now: Time, len: usize) {
+        self.need = 0;
+        self.last_message = now;
+        self.expect = if len >= LARGE_BODY { len } else { 0 };
     }
 
     pub(crate) fn serving(&mut self) -> Option<&mut Serving> {

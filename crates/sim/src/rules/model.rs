@@ -212,7 +212,6 @@ impl Model {
     }
 
     pub(crate) fn gone(&mut self, now: Time, conn: ConnId) {
-        self.withdraw(now, conn);
         self.keep_promise(conn);
         let asked: Vec<u64> = self
             .requests
@@ -233,6 +232,7 @@ impl Model {
                 self.requests.remove(&number);
             }
         }
+        self.withdraw(now, conn);
     }
 
     pub(crate) fn count(&mut self, to: ConnId, service: usize, tag: u64) {

@@ -1,0 +1,343 @@
+//! Stories of the engine as text: commands, `----`, and every effect that came of them.
+//!
+//! `REWRITE=1 cargo test -p maitred-engine transcripts` writes what comes of them into the files;
+//! then read the diff. A block ends with an empty line; `#` begins a comment. Times are
+//! milliseconds.
+//!
+//! | command | |
+//! |---|---|
+//! | `@T …` | moves the time to T, ticking whenever the engine asks for it on the way |
+//! | `config key=n name:key=n prefix*:key=n …` | everything else is default |
+//! | `offer w1 echo 2` | with concurrency 2 |
+//! | `request c1 r1 echo "body" …` | options: `refuse`, `needs_workers`, `whole`, `since=T` |
+//! | `reply w1 r1 "body" more` | `more`: not the last one |
+//! | `withdraw w1`, `gone c1`, `count c1 echo`, `drain` | |
+//! | `show` | services, workers and counters as they are |
+//! | `due` | when the engine wants a tick |
+//!
+//! What a tick brings is preceded by its time. A request's name is its envelope, so that it is seen
+//! to come back unharmed. `"x"*9` is nine of them.
+
+use std::collections::BTreeMap;
+use std::format;
+use std::path::Path;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::{
+    Blob, Config, ConnId, Effect, Engine, Event, Out, Request, RequestId, ServiceConfig, Span,
+    Time, WhenFull,
+};
+
+#[test]
+fn transcripts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let mut paths: Vec<_> = std::fs::read_dir(folder)
+        .expect("there is a folder of transcripts")
+        .map(|entry| entry.expect("it can be read").path())
+        .collect();
+    paths.sort();
+    assert!(paths.len() >= 10, "only {} transcripts", paths.len());
+    for path in paths {
+        let text = std::fs::read_to_string(&path).expect("it is text");
+        let played = play(&text);
+        if std::env::var_os("REWRITE").is_some() {
+            std::fs::write(&path, played).expect("it can be written");
+        } else if text != played {
+            panic!("{}", difference(&path, &text, &played));
+        }
+    }
+}
+
+fn difference(path: &Path, text: &str, played: &str) -> String {
+    let mut lines = text.lines().zip(played.lines()).enumerate();
+    let place = lines.find(|(_, (expected, got))| expected != got);
+    let (line, (expected, got)) = place.unwrap_or((0, ("another length", "")));
+    format!("{}:{}:\nexpected {expected}\n     got {got}", path.display(), line + 1)
+}
+
+/// The same text with what really came of its commands.
+fn play(text: &str) -> String {
+    let mut story = Story::default();
+    let mut played = Vec::new();
+    for block in text.trim_end().split("\n\n") {
+        let commands: Vec<&str> = block.lines().take_while(|line| *line != "----").collect();
+        for command in &commands {
+            story.command(command.split('#').next().unwrap_or_default().trim());
+        }
+        let mut lines: Vec<String> = commands.iter().map(|line| line.to_string()).collect();
+        if commands.iter().any(|line| !line.is_empty() && !line.starts_with('#')) {
+            lines.push("----".into());
+            lines.append(&mut story.told.lines);
+        }
+        played.push(lines.join("\n"));
+    }
+    played.join("\n\n") + "\n"
+}
+
+/// A story in progress.
+struct Story {
+    now: Time,
+    engine: Engine,
+    told: Told,
+}
+
+impl Default for Story {
+    fn default() -> Story {
+        let engine = Engine::new(Config::default(), (1, 2), Time::ZERO);
+        Story { now: Time::ZERO, engine, told: Told::default() }
+    }
+}
+
+/// The effects so far, as text.
+#[derive(Default)]
+struct Told {
+    lines: Vec<String>,
+    /// Goes before each line.
+    prefix: String,
+    /// By the names they came with.
+    requests: BTreeMap<String, RequestId>,
+}
+
+impl Story {
+    fn command(&mut self, line: &str) {
+        let mut words = words(line);
+        if let Some(time) = words.first().and_then(|word| word.strip_prefix('@')) {
+            self.advance(Time::from_millis(number(time)));
+            words.remove(0);
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words[..] {
+            [] => {}
+            ["config", ref words @ ..] => self.step(Event::Configure(config(words))),
+            ["offer", worker, service] => self.offer(worker, service, 1),
+            ["offer", worker, service, n] => self.offer(worker, service, number(n) as u32),
+            ["request", client, name, service, body, ref options @ ..] => {
+                self.request(client, name, service, body, options);
+            }
+            ["reply", worker, name, body, ref more @ ..] => {
+                let unknown = RequestId::from_u64(0xDEAD_0000_BEEF);
+                let request = *self.told.requests.get(name).unwrap_or(&unknown);
+                let last = more != ["more"];
+                let (conn, body) = (id(worker), Blob::Slice(body.as_bytes()));
+                self.step(Event::Reply { conn, request, body, last });
+            }
+            ["withdraw", worker] => self.step(Event::Withdraw { conn: id(worker) }),
+            ["gone", conn] => self.step(Event::Gone { conn: id(conn) }),
+            ["count", client, service] => {
+                let (service, envelope) = (Blob::Slice(service.as_bytes()), Blob::Slice(b"back"));
+                self.step(Event::Count { conn: id(client), service, tag: 7, envelope });
+            }
+            ["drain"] => self.step(Event::Drain),
+            ["show"] => self.show(),
+            ["due"] => {
+                let due = self.engine.deadline().map_or("never".into(), millis);
+                self.told.lines.push(format!("due {due}"));
+            }
+            _ => panic!("not a command: {line}"),
+        }
+    }
+
+    fn advance(&mut self, to: Time) {
+        assert!(to >= self.now, "time goes back to {to:?}");
+        while let Some(due) = self.engine.deadline().filter(|due| *due <= to) {
+            // Time may have passed without a tick since the engine looked at it.
+            self.now = due.max(self.now);
+            self.told.prefix = format!("@{} ", millis(self.now));
+            self.engine.tick(self.now, &mut self.told);
+            let next = self.engine.deadline();
+            assert!(next.is_none_or(|next| next > self.now), "a deadline that does not move");
+        }
+        self.told.prefix.clear();
+        self.now = to;
+    }
+
+    fn step(&mut self, event: Event<'_>) {
+        self.engine.step(self.now, event, &mut self.told);
+    }
+
+    fn offer(&mut self, worker: &str, service: &str, concurrency: u32) {
+        let service = Blob::Slice(service.as_bytes());
+        self.step(Event::Offer { conn: id(worker), service, concurrency });
+    }
+
+    fn request(&mut self, client: &str, name: &str, service: &str, body: &str, options: &[&str]) {
+        let since = options.iter().find_map(|word| word.strip_prefix("since="));
+        let has = |option| options.contains(&option);
+        self.step(Event::Request(Request {
+            conn: id(client),
+            service: Blob::Slice(service.as_bytes()),
+            tag: 1_000 + number(&name[1..]) as u64,
+            payload: Bytes::from(format!("{name}{body}")),
+            envelope: name.len() as u32,
+            body_at: name.len() as u32,
+            since: since.map_or(self.now, |time| Time::from_millis(number(time))),
+            when_full: if has("refuse") { WhenFull::Refuse } else { WhenFull::Pause },
+            needs_workers: has("needs_workers"),
+            whole_replies: has("whole"),
+        }));
+    }
+
+    fn show(&mut self) {
+        let mut lines = Vec::new();
+        for s in self.engine.services() {
+            let name = String::from_utf8_lossy(s.name);
+            let oldest = s.oldest.map_or("-".into(), millis);
+            lines.push(format!(
+                "service {name}: workers {} offers {} waiting {} ({} bytes, oldest {oldest}) \
+                 leased {}; taken {} answered {} refused {} redelivered {}",
+                s.workers,
+                s.offers,
+                s.waiting,
+                s.waiting_bytes,
+                s.leased,
+                s.requests,
+                s.replies,
+                s.refusals,
+                s.redeliveries,
+            ));
+        }
+        for w in self.engine.workers() {
+            let service = String::from_utf8_lossy(w.service);
+            lines.push(format!(
+                "worker {}: {service} holds {} of {}, answered {}, since {}",
+                name(w.conn),
+                w.holds,
+                w.concurrency,
+                w.handled,
+                millis(w.since),
+            ));
+        }
+        lines.sort();
+        let s = self.engine.stats();
+        lines.push(format!(
+            "house: requests {} replies {} refusals {:?} withdrawals {} redeliveries {} \
+             expulsions {}",
+            s.requests, s.replies, s.refusals, s.withdrawals, s.redeliveries, s.expulsions,
+        ));
+        self.told.lines.append(&mut lines);
+    }
+}
+
+impl Out for Told {
+    fn emit(&mut self, effect: Effect<'_>) {
+        let text = String::from_utf8_lossy;
+        let line = match effect {
+            Effect::Deliver { to, request, payload, body_at, delivery } => {
+                let (envelope, body) = payload.split_at(body_at as usize);
+                self.requests.insert(text(envelope).into(), request);
+                format!("deliver {} {} {:?} #{delivery}", name(to), text(envelope), text(body))
+            }
+            Effect::Reply { to, tag, envelope, service, body, last, .. } => {
+                self.check_tag(tag, envelope);
+                let more = if last { "" } else { " more" };
+                let (envelope, service) = (text(envelope), text(service));
+                format!("reply {} {envelope} {service} {:?}{more}", name(to), text(body.as_slice()))
+            }
+            Effect::Refuse { to, request, tag, envelope, service, reason, answer } => {
+                self.check_tag(tag, envelope);
+                let new = if request.is_none() { " new" } else { "" };
+                let answer = if answer { " answer" } else { "" };
+                let (envelope, service, reason) = (text(envelope), text(service), reason.as_str());
+                format!("refuse {} {envelope} {service} {reason}{new}{answer}", name(to))
+            }
+            Effect::Restart { to, request } => {
+                let named = self.requests.iter().find(|(_, id)| **id == request);
+                format!("restart {} {}", name(to), named.map_or("?", |(name, _)| name))
+            }
+            Effect::Count { to, tag, envelope, workers } => {
+                assert_eq!((tag, envelope), (7, &b"back"[..]));
+                format!("count {} {workers}", name(to))
+            }
+            Effect::Expel { to, why } => format!("expel {} {why:?}", name(to)),
+            Effect::Pause { to } => format!("pause {}", name(to)),
+            Effect::Resume { to } => format!("resume {}", name(to)),
+            Effect::Drained => "drained".into(),
+        };
+        self.lines.push(format!("{}{line}", self.prefix));
+    }
+}
+
+impl Told {
+    fn check_tag(&self, tag: u64, envelope: &[u8]) {
+        let name = String::from_utf8_lossy(envelope);
+        assert_eq!(tag, 1_000 + number(&name[1..]) as u64, "the tag of {name}");
+    }
+}
+
+/// `c3` and `w3` are different connections.
+fn id(name: &str) -> ConnId {
+    let (kind, n) = name.split_at(1);
+    ConnId::new(u8::from(kind == "w"), number(n) as u32, 0)
+}
+
+fn name(id: ConnId) -> String {
+    format!("{}{}", if id.shard() == 1 { "w" } else { "c" }, id.slot())
+}
+
+fn config(words: &[&str]) -> Config {
+    let mut config = Config::default();
+    for word in words {
+        let (key, value) = word.split_once('=').expect("key=value");
+        let value = number(value);
+        match key.rsplit_once(':') {
+            None => match key {
+                "services_max" => config.services_max = value as usize,
+                "concurrency_max" => config.concurrency_max = value as u32,
+                "service_idle" => config.service_idle = Span::from_millis(value),
+                _ => set(&mut config.defaults, key, value),
+            },
+            Some((name, key)) => match name.strip_suffix('*') {
+                Some(prefix) => {
+                    let mut service = ServiceConfig::default();
+                    set(&mut service, key, value);
+                    config.by_prefix.push((prefix.as_bytes().into(), service));
+                }
+                None => set(config.by_name.entry(name.as_bytes().into()).or_default(), key, value),
+            },
+        }
+    }
+    config
+}
+
+fn set(config: &mut ServiceConfig, key: &str, value: i64) {
+    match key {
+        "max_deliveries" => config.max_deliveries = value as u32,
+        "queue_max" => config.queue_max = value as usize,
+        "queue_bytes" => config.queue_bytes = value as u64,
+        "give_up" => config.give_up = Span::from_millis(value),
+        "execution_limit" => config.execution_limit = Span::from_millis(value),
+        "answer_refusals" => config.answer_refusals = value != 0,
+        _ => panic!("no such key: {key}"),
+    }
+}
+
+/// Words between blanks; `"a b"*2` is one.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = line.trim_start();
+    while !rest.is_empty() {
+        let (word, after) = if let Some(quoted) = rest.strip_prefix('"') {
+            let (text, after) = quoted.split_once('"').expect("a closing quote");
+            let end = after.find(' ').unwrap_or(after.len());
+            let times = after[..end].strip_prefix('*').map_or(1, number);
+            (text.repeat(times as usize), &after[end..])
+        } else {
+            let end = rest.find(' ').unwrap_or(rest.len());
+            (rest[..end].to_string(), &rest[end..])
+        };
+        words.push(word);
+        rest = after.trim_start();
+    }
+    words
+}
+
+fn millis(time: Time) -> String {
+    (time.as_nanos() / 1_000_000).to_string()
+}
+
+fn number(text: &str) -> i64 {
+    text.parse().unwrap_or_else(|_| panic!("not a number: {text}"))
+}

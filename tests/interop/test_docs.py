@@ -1,0 +1,107 @@
+"""The guide, word by word: its Python programs and its command lines against a fresh broker."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker import HERE, binary, quiet_environment
+from process import Child
+
+ROOT = HERE.parent.parent
+DEFAULT_MDP = "tcp://127.0.0.1:5555"
+DEFAULT_HTTP = "http://127.0.0.1:8080"
+
+
+def program(page, name, broker, directory):
+    """The fenced program `name` of a page, as a file that talks to this broker."""
+    text = (ROOT / page).read_text()
+    found = re.search(rf"^```python {re.escape(name)}\n(.*?)^```$", text, re.M | re.S)
+    assert found, f"{page} has no program {name}"
+    path = Path(directory) / name
+    path.write_text(found[1].replace(DEFAULT_MDP, broker.endpoint))
+    return path
+
+
+def python(broker, path):
+    """A program that stays; ends with the test."""
+    child = Child([sys.executable, "-u", path], env=quiet_environment(), cwd=broker.directory)
+    child.close = child.terminate
+    return broker.own(child)
+
+
+def test_the_majordomo_page_serves_a_python_user(broker, tmp_path):
+    python(broker, program("docs/mdp.md", "worker.py", broker, tmp_path))
+    broker.wait_workers("upper", 1)
+    client = program("docs/mdp.md", "client.py", broker, tmp_path)
+    done = subprocess.run([sys.executable, client], capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, b"upper [b'HELLO']\n"), done.stderr
+
+
+def test_the_readme_serves_a_python_user(broker, tmp_path):
+    python(broker, program("docs/mdp.md", "worker.py", broker, tmp_path))
+    broker.wait_workers("upper", 1)
+    text = (ROOT / "README.md").read_text()
+    found = re.search(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    source = found[1].replace(DEFAULT_MDP, broker.endpoint)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, b"[b'MDPC01', b'upper', b'HELLO']\n"), done.stderr
+
+
+def test_the_persistent_worker_of_the_commands_page(broker, tmp_path):
+    upper = program("docs/commands.md", "upper.py", broker, tmp_path)
+    work = [binary(), "work", "upper", "--persistent", "-n", "4", "--mdp", broker.endpoint, "--"]
+    child = Child([*work, sys.executable, upper], env=quiet_environment(), cwd=broker.directory)
+    child.close = child.terminate
+    broker.own(child)
+    broker.wait_workers("upper", 1)
+    for word in (b"hello", b"again"):
+        assert broker.post("upper", word).body == word.upper()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/README.md"])
+def test_the_first_commands(broker, page):
+    """`maitred work` in one terminal, `maitred call` and `curl` in another, as the page has them."""
+    text = (ROOT / page).read_text()
+    lines = re.findall(r"^\$ (.*?)(?: +#.*)?$", text, re.M)
+    environment = quiet_environment() | {
+        "MAITRED_MDP": broker.endpoint,
+        "MAITRED_HTTP": broker.http_url,
+        "PATH": f"{binary().parent}:{quiet_environment()['PATH']}",
+    }
+    (work,) = [line for line in lines if line.startswith("maitred work upper")]
+    child = Child(["sh", "-c", f"exec {work}"], env=environment, cwd=broker.directory)
+    child.close = child.terminate
+    broker.own(child)
+    broker.wait_workers("upper", 1)
+    calls = [line for line in lines if line.startswith(("maitred call upper", "curl"))]
+    assert len(calls) == 2
+    for line in calls:
+        line = line.replace(DEFAULT_HTTP, broker.http_url)
+        done = subprocess.run(
+            ["sh", "-c", line], env=environment, capture_output=True, timeout=20
+        )
+        assert (done.returncode, done.stdout.strip()) == (0, b"HELLO"), (line, done.stderr)
+
+
+def test_the_whole_configuration_of_the_docs_is_accepted(tmp_path):
+    """Every key the page shows, optional ones included, passes `maitred check`."""
+    text = (ROOT / "docs/configuration.md").read_text()
+    (shown,) = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
+    uncommented = re.sub(r"^# (token = \"[^\"]*\").*$", r"\1", shown, flags=re.M)
+    assert 'token = "' in uncommented
+    file = tmp_path / "maitred.toml"
+    file.write_text(uncommented)
+    done = subprocess.run([binary(), "check", file], capture_output=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_demo_ends_well():
+    done = subprocess.run(
+        [binary(), "demo", "--seconds", "1"], capture_output=True, timeout=30,
+        env=quiet_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert b'"HELLO, MAITRE D\'"' in done.stdout and b"6. The broker was drained" in done.stdout
