@@ -14,11 +14,11 @@ thread_local! {
 }
 
 /// Seeds of one test run, over all stages.
-const SEEDS: u64 = 4_000;
+const SEEDS: u64 = 3_000;
 /// Seeds in which a planted bug must be caught, for each stage.
-const SEEDS_TO_CATCH: u64 = 200;
+const SEEDS_TO_CATCH: u64 = 150;
 /// A bug is not looked for any longer when it was caught so often in a stage.
-const CATCHES_ENOUGH: u64 = 10;
+const CATCHES_ENOUGH: u64 = 5;
 /// The rule that every panic breaks. Not a checker: a planted bug must break another one.
 const PANIC: &str = "no panic";
 
