@@ -107,10 +107,10 @@ pub enum Cross {
     Count(ConnId, u64, Bytes, u32),
     /// For a worker.
     Expel(ConnId, Expulsion),
-    /// For any connection: stop reading it.
-    Pause(ConnId),
-    /// For any connection: read on.
-    Resume(ConnId),
+    /// For any connection: home; there is no room for its request, stop reading it.
+    Pause(ConnId, u8),
+    /// For any connection: home; there is room again.
+    Resume(ConnId, u8),
 }
 
 impl Cross {
@@ -146,8 +146,8 @@ impl Cross {
                 Cross::Count(to, tag, Bytes::copy_from_slice(envelope), workers)
             }
             Effect::Expel { to, why } => Cross::Expel(to, why),
-            Effect::Pause { to } => Cross::Pause(to),
-            Effect::Resume { to } => Cross::Resume(to),
+            Effect::Pause { to } => Cross::Pause(to, home),
+            Effect::Resume { to } => Cross::Resume(to, home),
             Effect::Drained => return None,
         })
     }
@@ -175,8 +175,8 @@ impl Cross {
                 f(to.shard(), Effect::Count { to, tag, envelope, workers });
             }
             Cross::Expel(to, why) => f(to.shard(), Effect::Expel { to, why }),
-            Cross::Pause(to) => f(to.shard(), Effect::Pause { to }),
-            Cross::Resume(to) => f(to.shard(), Effect::Resume { to }),
+            Cross::Pause(to, home) => f(home, Effect::Pause { to }),
+            Cross::Resume(to, home) => f(home, Effect::Resume { to }),
         }
     }
 }
@@ -565,13 +565,15 @@ impl Floor {
             }
             Effect::Pause { to } => {
                 if let Some(wire) = self.wire(to) {
-                    wire.paused = true;
+                    wire.paused |= 1 << home;
                 }
             }
             Effect::Resume { to } => {
                 if let Some(wire) = self.wire(to) {
-                    wire.paused = false;
-                    self.resumed.push(to);
+                    wire.paused &= !(1 << home);
+                    if wire.paused == 0 {
+                        self.resumed.push(to);
+                    }
                 }
             }
             Effect::Drained => {}

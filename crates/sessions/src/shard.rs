@@ -677,7 +677,7 @@ impl Shard {
         });
         self.route(now, id, home, request);
         match self.floor.wire(id) {
-            Some(wire) if wire.paused && home == self.me => {
+            Some(wire) if wire.paused & 1 << self.me != 0 && home == self.me => {
                 wire.in_flight -= 1;
                 false
             }
@@ -853,7 +853,7 @@ impl Shard {
             self.parked.entry(conn).or_default().push_back(spare);
         }
         for to in core::mem::take(&mut self.floor.paused_afar) {
-            self.floor.cross.push((to.shard(), Cross::Pause(to)));
+            self.floor.cross.push((to.shard(), Cross::Pause(to, self.me)));
         }
     }
 
@@ -869,7 +869,7 @@ impl Shard {
                 return;
             }
         }
-        self.floor.cross.push((conn.shard(), Cross::Resume(conn)));
+        self.floor.cross.push((conn.shard(), Cross::Resume(conn, self.me)));
     }
 
     fn on_timer(&mut self, now: Time, id: ConnId) {

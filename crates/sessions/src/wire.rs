@@ -53,8 +53,8 @@ pub(crate) struct Wire {
     /// Messages that made no sense.
     pub(crate) garbage: u32,
     pub(crate) touched: bool,
-    /// One request is held back until its service has room.
-    pub(crate) paused: bool,
+    /// Shards that hold a request of it back until its service has room, one bit each.
+    pub(crate) paused: u64,
     /// Too much waits to be written to it.
     pub(crate) slow: bool,
     /// It is over; only the goodbye is still written.
@@ -127,7 +127,7 @@ impl Wire {
             partials: Vec::new(),
             garbage: 0,
             touched: false,
-            paused: false,
+            paused: 0,
             slow: false,
             closing: false,
             parted: false,
@@ -153,6 +153,6 @@ impl Wire {
 
     /// Whether nothing more is read from it for now.
     pub(crate) fn is_held(&self) -> bool {
-        self.paused || self.slow || self.closing
+        self.paused != 0 || self.slow || self.closing
     }
 }
