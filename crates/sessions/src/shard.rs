@@ -385,6 +385,9 @@ impl Shard {
 
     /// The first `n` bytes of the outbox of `id` were written.
     pub fn wrote(&mut self, now: Time, id: ConnId, n: usize) {
+        if let Some(wire) = self.floor.wire(id).filter(|wire| wire.slow && n > 0) {
+            wire.excuse(now);
+        }
         self.floor.flushed(id, n);
         if !self.floor.resumed.is_empty() {
             self.settle(now);
@@ -885,6 +888,9 @@ impl Shard {
                 return self.floor.die(id, CloseReason::Handshake);
             }
             return self.floor.arm(id, due);
+        }
+        if wire.paused != 0 {
+            wire.excuse(now);
         }
         if wire.last_seen + wire.ttl <= now {
             return self.floor.die(id, CloseReason::PeerTtl);

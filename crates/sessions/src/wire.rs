@@ -26,7 +26,7 @@ pub(crate) struct Wire {
     pub(crate) expect: usize,
     pub(crate) outbox: Outbox,
     pub(crate) opened: Time,
-    /// When its last byte came: any byte counts as life.
+    /// When its last byte came: any byte counts as life. Not before it was last held back.
     pub(crate) last_seen: Time,
     /// When its last message came.
     pub(crate) last_message: Time,
@@ -149,6 +149,14 @@ impl Wire {
     /// Whether nobody waits for it and it waits for nobody.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight == 0 && !matches!(self.role, Role::Serving(_))
+    }
+
+    /// What is not read cannot be held against it: its silence begins anew.
+    pub(crate) fn excuse(&mut self, now: Time) {
+        (self.last_seen, self.last_message, self.unanswered) = (now, now, 0);
+        if let Some(serving) = self.serving() {
+            serving.last_word = now;
+        }
     }
 
     /// Whether nothing more is read from it for now.
