@@ -7,7 +7,7 @@ use core::net::SocketAddr;
 
 use bytes::Bytes;
 use engine::{Blob, ConnId, Effect, Event, Expulsion, Out, Reason, RequestId, Span, Time, Wheel};
-use zmtp::{put_frame, raw_frames, set_more_on_last};
+use zmtp::put_frame;
 
 use crate::config::ShardConfig;
 use crate::mdp::{self, BrokerWord, Mmi, REFUSED, Tag, Version};
@@ -197,7 +197,7 @@ enum Conn {
 /// A call from inside the process, such as an HTTP request.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
-    joined: Vec<u8>,
+    partial: Partial,
     pub(crate) known_to: u64,
 }
 
@@ -424,10 +424,11 @@ impl Floor {
     ) {
         let limit = self.config.zmtp.message_bytes_max;
         if let Some(local) = self.local(to) {
-            join(&mut local.joined, body.as_slice());
+            local.partial.add(body.as_slice(), limit);
             if last {
-                let joined = core::mem::take(&mut local.joined);
-                self.outcomes.push((to, Outcome::Reply(joined)));
+                let joined = core::mem::take(&mut local.partial).finish();
+                let too_large = Outcome::Refused(Reason::WorkersFailed);
+                self.outcomes.push((to, joined.map_or(too_large, Outcome::Reply)));
             }
             return;
         }
@@ -437,7 +438,7 @@ impl Floor {
             wire.in_flight = wire.in_flight.saturating_sub(1);
         }
         let whole = tag.version == Version::V01;
-        if whole && (!last || !wire.partials.is_empty()) {
+        if whole && (!last || wire.partials.iter().any(|(id, _)| *id == request)) {
             let Some(mut joined) = wire.join_partial(request, body.as_slice(), last, limit) else {
                 return;
             };
@@ -546,7 +547,7 @@ impl Floor {
             }
             Effect::Restart { to, request } => {
                 if let Some(local) = self.local(to) {
-                    local.joined.clear();
+                    local.partial = Partial::default();
                 } else if let Some(wire) = self.wire(to) {
                     wire.partials.retain(|(id, _)| *id != (home, request));
                 }
@@ -625,37 +626,12 @@ impl Wire {
         limit: u64,
     ) -> Option<Vec<u8>> {
         let place = self.partials.iter().position(|(id, _)| *id == request).unwrap_or_else(|| {
-            self.partials.push((request, Partial::Joined(Vec::new())));
+            self.partials.push((request, Partial::default()));
             self.partials.len() - 1
         });
-        let partial = &mut self.partials[place].1;
-        if let Partial::Joined(joined) = partial {
-            if (joined.len() + body.len()) as u64 > limit {
-                *partial = Partial::TooLarge;
-            } else {
-                join(joined, body);
-            }
-        }
-        if !last {
-            return None;
-        }
-        match self.partials.swap_remove(place).1 {
-            Partial::Joined(joined) => Some(joined),
-            Partial::TooLarge => None,
-        }
+        self.partials[place].1.add(body, limit);
+        if last { self.partials.swap_remove(place).1.finish() } else { None }
     }
-}
-
-/// Appends the frames of `body` to those before, which thereby are no longer the last.
-fn join(joined: &mut Vec<u8>, body: &[u8]) {
-    if !joined.is_empty() {
-        set_more_on_last(joined);
-    }
-    if body.is_empty() {
-        put_frame(joined, false, b"");
-    }
-    joined.extend_from_slice(body);
-    debug_assert!(raw_frames(joined).count() > 0, "a body has a frame");
 }
 
 fn decimal(mut n: u32, digits: &mut [u8; 10]) -> &[u8] {

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use engine::{RequestId, Span, Time};
+use zmtp::{put_frame, raw_frames, set_more_on_last};
 
 use crate::config::Dialect;
 use crate::mdp::Version;
@@ -92,9 +93,43 @@ pub(crate) struct Serving {
 /// Partial replies that wait for the last one.
 #[derive(Debug)]
 pub(crate) enum Partial {
-    Joined(Vec<u8>),
+    /// Their frames, and where those of the last one begin.
+    Joined(Vec<u8>, usize),
     /// They grew beyond the bound of a message.
     TooLarge,
+}
+
+impl Default for Partial {
+    fn default() -> Partial {
+        Partial::Joined(Vec::new(), 0)
+    }
+}
+
+impl Partial {
+    /// Appends the frames of `body` to those before, which thereby are no longer the last.
+    pub(crate) fn add(&mut self, body: &[u8], limit: u64) {
+        let Partial::Joined(joined, last) = self else { return };
+        // One body alone is no larger than a message was allowed to be.
+        if !joined.is_empty() && (joined.len() + body.len()) as u64 > limit {
+            *self = Partial::TooLarge;
+            return;
+        }
+        set_more_on_last(&mut joined[*last..]);
+        *last = joined.len();
+        if body.is_empty() {
+            put_frame(joined, false, b"");
+        }
+        joined.extend_from_slice(body);
+        debug_assert!(raw_frames(&joined[*last..]).count() > 0, "a body has a frame");
+    }
+
+    /// All of them; `None` if that is too much.
+    pub(crate) fn finish(self) -> Option<Vec<u8>> {
+        match self {
+            Partial::Joined(joined, _) => Some(joined),
+            Partial::TooLarge => None,
+        }
+    }
 }
 
 impl Wire {
