@@ -378,6 +378,7 @@ impl Floor {
     /// Tells a worker to go, later if its address was told so often lately.
     pub(crate) fn dismiss(&mut self, now: Time, id: ConnId, why: &'static str) {
         let Some(wire) = self.wire(id) else { return };
+        wire.last_use = now;
         let remote = wire.remote;
         let delay = remote.map_or(Span::ZERO, |remote| self.strikes.add(now, remote.ip()));
         self.counters.dismissals += 1;
@@ -432,10 +433,10 @@ impl Floor {
             }
             return;
         }
-        let tag = Tag::unpack(tag);
+        let (tag, now) = (Tag::unpack(tag), self.now);
         let Some(wire) = self.touch(to) else { return };
         if last {
-            wire.in_flight = wire.in_flight.saturating_sub(1);
+            wire.ended(now);
         }
         let whole = tag.version == Version::V01;
         if whole && (!last || wire.partials.iter().any(|(id, _)| *id == request)) {
@@ -469,8 +470,9 @@ impl Floor {
             self.outcomes.push((to, Outcome::Refused(reason)));
             return;
         }
+        let now = self.now;
         let Some(wire) = self.wire(to) else { return };
-        wire.in_flight = wire.in_flight.saturating_sub(1);
+        wire.ended(now);
         if let Some(request) = request {
             wire.partials.retain(|(id, _)| *id != request);
         }
@@ -508,10 +510,11 @@ impl Floor {
         for (i, frame) in frames.iter().enumerate() {
             put_frame(&mut body, i + 1 < frames.len(), frame);
         }
+        let now = self.now;
         if self.local(to).is_some() {
             self.outcomes.push((to, Outcome::Reply(body)));
         } else if let Some(wire) = self.touch(to) {
-            wire.in_flight = wire.in_flight.saturating_sub(1);
+            wire.ended(now);
             mdp::put_reply_head(wire.outbox.small(), envelope, tag, service, true);
             wire.outbox.small().extend_from_slice(&body);
             self.check_outbox(to);

@@ -609,7 +609,7 @@ impl Shard {
     ) -> bool {
         self.floor.counters.messages += 1;
         if let Some(wire) = self.floor.wire(id) {
-            wire.last_message = now;
+            wire.last_use = now;
         }
         match mdp::read(message) {
             Word::Request { version, header, service, body } => {
@@ -828,7 +828,7 @@ impl Shard {
     fn withdraw(&mut self, now: Time, id: ConnId, role: Role) {
         let Some(wire) = self.floor.wire(id) else { return };
         let Some(home) = wire.serving().map(|serving| serving.home) else { return };
-        wire.role = role;
+        (wire.role, wire.last_use) = (role, now);
         self.route(now, id, home, Event::Withdraw { conn: id });
     }
 
@@ -895,7 +895,7 @@ impl Shard {
         if wire.last_seen + wire.ttl <= now {
             return self.floor.die(id, CloseReason::PeerTtl);
         }
-        if wire.is_idle() && wire.last_message + limits.idle <= now {
+        if wire.is_idle() && wire.last_use + limits.idle <= now {
             return self.floor.die(id, CloseReason::Idle);
         }
         if let Role::Dismissed(Some(at)) = wire.role

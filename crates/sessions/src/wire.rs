@@ -29,8 +29,8 @@ pub(crate) struct Wire {
     pub(crate) opened: Time,
     /// When its last byte came: any byte counts as life. Not before it was last held back.
     pub(crate) last_seen: Time,
-    /// When its last message came.
-    pub(crate) last_message: Time,
+    /// When it last said something, waited for something or served.
+    pub(crate) last_use: Time,
     /// When to look after heartbeats again.
     pub(crate) next_beat: Time,
     /// When the wheel will call, [`Time::MAX`] if it will not.
@@ -149,7 +149,7 @@ impl Wire {
             outbox: Outbox::default(),
             opened: now,
             last_seen: now,
-            last_message: now,
+            last_use: now,
             next_beat: Time::MAX,
             armed: Time::MAX,
             unanswered: 0,
@@ -176,6 +176,12 @@ impl Wire {
         }
     }
 
+    /// One of its requests ended.
+    pub(crate) fn ended(&mut self, now: Time) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.last_use = now;
+    }
+
     /// Whether it holds a request as a worker.
     pub(crate) fn holds(&self) -> bool {
         matches!(self.role, Role::Serving(Serving { held: 1.., .. }))
@@ -188,7 +194,7 @@ impl Wire {
 
     /// What is not read cannot be held against it: its silence begins anew.
     pub(crate) fn excuse(&mut self, now: Time) {
-        (self.last_seen, self.last_message, self.unanswered) = (now, now, 0);
+        (self.last_seen, self.last_use, self.unanswered) = (now, now, 0);
         if let Some(serving) = self.serving() {
             serving.last_word = now;
         }
