@@ -8,7 +8,7 @@ use core::net::SocketAddr;
 
 use bytes::Bytes;
 use engine::{Blob, ConnId, Effect, Event, Expulsion, Out, Reason, RequestId, Span, Time, Wheel};
-use zmtp::{put_frame, raw_frames, set_more_on_last};
+use zmtp::put_frame;
 
 use crate::config::ShardConfig;
 use crate::mdp::{self, BrokerWord, Mmi, REFUSED, Tag, Version};
@@ -110,10 +110,10 @@ pub enum Cross {
     Count(ConnId, u64, Bytes, u32),
     /// For a worker: term, reason.
     Expel(ConnId, u32, Expulsion),
-    /// For any connection: stop reading it.
-    Pause(ConnId),
-    /// For any connection: read on.
-    Resume(ConnId),
+    /// For any connection: home; there is no room for its request, stop reading it.
+    Pause(ConnId, u8),
+    /// For any connection: home; there is room again.
+    Resume(ConnId, u8),
 }
 
 impl Cross {
@@ -149,8 +149,8 @@ impl Cross {
                 Cross::Count(to, tag, Bytes::copy_from_slice(envelope), workers)
             }
             Effect::Expel { to, why } => Cross::Expel(to, term, why),
-            Effect::Pause { to } => Cross::Pause(to),
-            Effect::Resume { to } => Cross::Resume(to),
+            Effect::Pause { to } => Cross::Pause(to, home),
+            Effect::Resume { to } => Cross::Resume(to, home),
             Effect::Drained => return None,
         })
     }
@@ -165,8 +165,8 @@ impl Cross {
             | Cross::Refuse(..)
             | Cross::Restart(..)
             | Cross::Count(..)
-            | Cross::Pause(_)
-            | Cross::Resume(_) => None,
+            | Cross::Pause(..)
+            | Cross::Resume(..) => None,
         }
     }
 
@@ -193,8 +193,8 @@ impl Cross {
                 f(to.shard(), Effect::Count { to, tag, envelope, workers });
             }
             Cross::Expel(to, _, why) => f(to.shard(), Effect::Expel { to, why }),
-            Cross::Pause(to) => f(to.shard(), Effect::Pause { to }),
-            Cross::Resume(to) => f(to.shard(), Effect::Resume { to }),
+            Cross::Pause(to, home) => f(home, Effect::Pause { to }),
+            Cross::Resume(to, home) => f(home, Effect::Resume { to }),
         }
     }
 }
@@ -215,7 +215,7 @@ enum Conn {
 /// A call from inside the process, such as an HTTP request.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
-    joined: Vec<u8>,
+    partial: Partial,
     pub(crate) known_to: u64,
 }
 
@@ -405,6 +405,7 @@ impl Floor {
     /// Tells a worker to go, later if its address was told so often lately.
     pub(crate) fn dismiss(&mut self, now: Time, id: ConnId, why: &'static str) {
         let Some(wire) = self.wire(id) else { return };
+        wire.last_use = now;
         let remote = wire.remote;
         let delay = remote.map_or(Span::ZERO, |remote| self.strikes.add(now, remote.ip()));
         self.counters.dismissals += 1;
@@ -451,20 +452,21 @@ impl Floor {
     ) {
         let limit = self.config.zmtp.message_bytes_max;
         if let Some(local) = self.local(to) {
-            join(&mut local.joined, body.as_slice());
+            local.partial.add(body.as_slice(), limit);
             if last {
-                let joined = core::mem::take(&mut local.joined);
-                self.outcomes.push((to, Outcome::Reply(joined)));
+                let joined = core::mem::take(&mut local.partial).finish();
+                let too_large = Outcome::Refused(Reason::WorkersFailed);
+                self.outcomes.push((to, joined.map_or(too_large, Outcome::Reply)));
             }
             return;
         }
-        let tag = Tag::unpack(tag);
+        let (tag, now) = (Tag::unpack(tag), self.now);
         let Some(wire) = self.touch(to) else { return };
         if last {
-            wire.in_flight = wire.in_flight.saturating_sub(1);
+            wire.ended(now);
         }
         let whole = tag.version == Version::V01;
-        if whole && (!last || !wire.partials.is_empty()) {
+        if whole && (!last || wire.partials.iter().any(|(id, _)| *id == request)) {
             let Some(mut joined) = wire.join_partial(request, body.as_slice(), last, limit) else {
                 return;
             };
@@ -495,8 +497,9 @@ impl Floor {
             self.outcomes.push((to, Outcome::Refused(reason)));
             return;
         }
+        let now = self.now;
         let Some(wire) = self.wire(to) else { return };
-        wire.in_flight = wire.in_flight.saturating_sub(1);
+        wire.ended(now);
         if let Some(request) = request {
             wire.partials.retain(|(id, _)| *id != request);
         }
@@ -534,10 +537,11 @@ impl Floor {
         for (i, frame) in frames.iter().enumerate() {
             put_frame(&mut body, i + 1 < frames.len(), frame);
         }
+        let now = self.now;
         if self.local(to).is_some() {
             self.outcomes.push((to, Outcome::Reply(body)));
         } else if let Some(wire) = self.touch(to) {
-            wire.in_flight = wire.in_flight.saturating_sub(1);
+            wire.ended(now);
             mdp::put_reply_head(wire.outbox.small(), envelope, tag, service, true);
             wire.outbox.small().extend_from_slice(&body);
             self.check_outbox(to);
@@ -573,7 +577,7 @@ impl Floor {
             }
             Effect::Restart { to, request } => {
                 if let Some(local) = self.local(to) {
-                    local.joined.clear();
+                    local.partial = Partial::default();
                 } else if let Some(wire) = self.wire(to) {
                     wire.partials.retain(|(id, _)| *id != (home, request));
                 }
@@ -592,13 +596,15 @@ impl Floor {
             }
             Effect::Pause { to } => {
                 if let Some(wire) = self.wire(to) {
-                    wire.paused = true;
+                    wire.paused |= 1 << home;
                 }
             }
             Effect::Resume { to } => {
                 if let Some(wire) = self.wire(to) {
-                    wire.paused = false;
-                    self.resumed.push(to);
+                    wire.paused &= !(1 << home);
+                    if wire.paused == 0 {
+                        self.resumed.push(to);
+                    }
                 }
             }
             Effect::Drained => {}
@@ -651,37 +657,12 @@ impl Wire {
         limit: u64,
     ) -> Option<Vec<u8>> {
         let place = self.partials.iter().position(|(id, _)| *id == request).unwrap_or_else(|| {
-            self.partials.push((request, Partial::Joined(Vec::new())));
+            self.partials.push((request, Partial::default()));
             self.partials.len() - 1
         });
-        let partial = &mut self.partials[place].1;
-        if let Partial::Joined(joined) = partial {
-            if (joined.len() + body.len()) as u64 > limit {
-                *partial = Partial::TooLarge;
-            } else {
-                join(joined, body);
-            }
-        }
-        if !last {
-            return None;
-        }
-        match self.partials.swap_remove(place).1 {
-            Partial::Joined(joined) => Some(joined),
-            Partial::TooLarge => None,
-        }
+        self.partials[place].1.add(body, limit);
+        if last { self.partials.swap_remove(place).1.finish() } else { None }
     }
-}
-
-/// Appends the frames of `body` to those before, which thereby are no longer the last.
-fn join(joined: &mut Vec<u8>, body: &[u8]) {
-    if !joined.is_empty() {
-        set_more_on_last(joined);
-    }
-    if body.is_empty() {
-        put_frame(joined, false, b"");
-    }
-    joined.extend_from_slice(body);
-    debug_assert!(raw_frames(joined).count() > 0, "a body has a frame");
 }
 
 fn decimal(mut n: u32, digits: &mut [u8; 10]) -> &[u8] {

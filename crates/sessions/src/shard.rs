@@ -391,6 +391,9 @@ impl Shard {
 
     /// The first `n` bytes of the outbox of `id` were written.
     pub fn wrote(&mut self, now: Time, id: ConnId, n: usize) {
+        if let Some(wire) = self.floor.wire(id).filter(|wire| wire.slow && n > 0) {
+            wire.excuse(now);
+        }
         self.floor.flushed(id, n);
         if !self.floor.resumed.is_empty() {
             self.settle(now);
@@ -686,7 +689,7 @@ impl Shard {
         });
         self.route(now, id, home, request);
         match self.floor.wire(id) {
-            Some(wire) if wire.paused && home == self.me => {
+            Some(wire) if wire.paused & 1 << self.me != 0 && home == self.me => {
                 wire.in_flight -= 1;
                 false
             }
@@ -840,7 +843,7 @@ impl Shard {
     fn withdraw(&mut self, now: Time, id: ConnId, role: Role) {
         let Some(wire) = self.floor.wire(id) else { return };
         let Some(home) = wire.serving().map(|serving| serving.home) else { return };
-        wire.role = role;
+        (wire.role, wire.last_use) = (role, now);
         self.route(now, id, home, Event::Withdraw { conn: id });
     }
 
@@ -868,7 +871,7 @@ impl Shard {
             self.parked.entry(conn).or_default().push_back(spare);
         }
         for to in core::mem::take(&mut self.floor.paused_afar) {
-            self.floor.cross.push((to.shard(), Cross::Pause(to)));
+            self.floor.cross.push((to.shard(), Cross::Pause(to, self.me)));
         }
     }
 
@@ -884,7 +887,7 @@ impl Shard {
                 return;
             }
         }
-        self.floor.cross.push((conn.shard(), Cross::Resume(conn)));
+        self.floor.cross.push((conn.shard(), Cross::Resume(conn, self.me)));
     }
 
     fn on_timer(&mut self, now: Time, id: ConnId) {
@@ -901,10 +904,13 @@ impl Shard {
             }
             return self.floor.arm(id, due);
         }
+        if wire.paused != 0 {
+            wire.excuse(now);
+        }
         if wire.last_seen + wire.ttl <= now {
             return self.floor.die(id, CloseReason::PeerTtl);
         }
-        if wire.is_idle() && wire.last_message + limits.idle <= now {
+        if wire.is_idle() && wire.last_use + limits.idle <= now {
             return self.floor.die(id, CloseReason::Idle);
         }
         if let Role::Dismissed(Some(at)) = wire.role
