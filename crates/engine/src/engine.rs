@@ -143,6 +143,8 @@ enum State {
 struct Seat {
     conn: ConnId,
     holds: Holds,
+    /// Requests answered under this offer.
+    handled: u64,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -159,9 +161,10 @@ struct Conn {
     seats: Vec<SeatKey>,
     serves: ServiceKey,
     worker_since: Time,
-    handled: u64,
     /// First of its requests.
     requests: RequestKey,
+    /// The service it asked last.
+    asks: ServiceKey,
     /// Held back, or promised room, on this service.
     held_back: Option<HeldBack>,
 }
@@ -376,16 +379,14 @@ impl Engine {
     /// Every worker, in no particular order.
     pub fn workers(&self) -> impl Iterator<Item = WorkerView<'_>> {
         self.conns.iter().filter(|(_, conn)| !conn.seats.is_empty()).filter_map(|(id, conn)| {
-            let held = |seat: &&SeatKey| {
-                self.seats.get(**seat).is_some_and(|seat| matches!(seat.holds, Holds::Request(_)))
-            };
+            let seats = || conn.seats.iter().filter_map(|seat| self.seats.get(*seat));
             Some(WorkerView {
                 conn: *id,
                 service: &self.services.get(conn.serves)?.name,
                 concurrency: conn.seats.len(),
-                holds: conn.seats.iter().filter(held).count(),
+                holds: seats().filter(|seat| matches!(seat.holds, Holds::Request(_))).count(),
                 since: conn.worker_since,
-                handled: conn.handled,
+                handled: seats().map(|seat| seat.handled).sum(),
             })
         })
     }
@@ -404,7 +405,8 @@ impl Engine {
         if request.needs_workers && self.workers_of(name) == 0 {
             return self.refuse_new(&request, Reason::NoWorkers, out);
         }
-        let Some(key) = self.require_service(now, name) else {
+        let asked = self.asked_last(request.conn, name);
+        let Some(key) = asked.or_else(|| self.require_service(now, name)) else {
             return self.refuse_new(&request, Reason::QueueFull, out);
         };
         let bytes = request.payload.len() as u64;
@@ -424,8 +426,6 @@ impl Engine {
         service.taken += 1;
         self.stats.requests += 1;
         let rank = NonZero::new(self.stats.requests).unwrap_or(NonZero::<u64>::MAX);
-        let conn = self.require_conn(now, request.conn);
-        let next = conn.requests;
         let held = self.requests.insert(Held {
             client: request.conn,
             service: key,
@@ -441,13 +441,14 @@ impl Engine {
             started: false,
             abandoned: false,
             prev: RequestKey::null(),
-            next,
+            next: RequestKey::null(),
         });
-        if let Some(conn) = self.conns.get_mut(&request.conn) {
-            conn.requests = held;
-        }
-        if let Some(next) = self.requests.get_mut(next) {
-            next.prev = held;
+        let conn = self.require_conn(now, request.conn);
+        conn.asks = key;
+        let next = core::mem::replace(&mut conn.requests, held);
+        if let Some(other) = self.requests.get_mut(next) {
+            other.prev = held;
+            self.requests[held].next = next;
         }
         let line = &mut self.services[key].line;
         let outcome = line.ask(now, request.since, held, &mut self.drops);
@@ -472,13 +473,12 @@ impl Engine {
         };
         let concurrency = concurrency.clamp(1, self.config.concurrency_max);
         let seats: Vec<SeatKey> = (0..concurrency)
-            .map(|_| self.seats.insert(Seat { conn: id, holds: Holds::Moving }))
+            .map(|_| self.seats.insert(Seat { conn: id, holds: Holds::Moving, handled: 0 }))
             .collect();
         let conn = self.require_conn(now, id);
         conn.seats.clone_from(&seats);
         conn.serves = key;
         conn.worker_since = now;
-        conn.handled = 0;
         self.services[key].workers += 1;
         self.workers += 1;
         for seat in seats {
@@ -528,8 +528,8 @@ impl Engine {
         if !planted!(self, ReplyTwice) {
             self.forget(key);
         }
-        if let Some(conn) = self.conns.get_mut(&id) {
-            conn.handled += 1;
+        if let Some(seat) = self.seats.get_mut(seat) {
+            seat.handled += 1;
         }
         self.offer_seat(now, service_key, seat, out);
         if planted!(self, DoubleOffer) {
@@ -685,7 +685,6 @@ impl Engine {
         // Who is past its time to wait and met no free offer does not wait again.
         self.services[service_key].line.tick(now, &mut self.drops);
         self.settle_drops(now, service_key, out);
-        self.arm(now, service_key);
     }
 
     fn offer_seat(&mut self, now: Time, key: ServiceKey, seat: SeatKey, out: &mut impl Out) {
@@ -743,8 +742,9 @@ impl Engine {
             service.waiting_bytes -= held.payload.len() as u64;
         }
         let sojourn = seated.ask.sojourn(now);
-        held.deliveries += 1;
-        if held.deliveries == 1 {
+        let delivery = held.deliveries + 1;
+        held.deliveries = delivery;
+        if delivery == 1 {
             self.stats.sojourn.add(sojourn);
             service.sojourn.get_or_insert_default().add(sojourn);
         }
@@ -762,7 +762,7 @@ impl Engine {
             request: name_of(request),
             payload: &held.payload,
             body_at: held.body_at,
-            delivery: held.deliveries,
+            delivery,
         });
         if left_line {
             self.make_room(key, out);
@@ -877,6 +877,12 @@ impl Engine {
         (holder.conn == conn || planted!(self, TrustedToken)).then_some((seat, lease))
     }
 
+    /// The service that a connection asked last, if that is the one called `name`: most ask one.
+    fn asked_last(&self, id: ConnId, name: &[u8]) -> Option<ServiceKey> {
+        let key = self.conns.get(&id)?.asks;
+        (*self.services.get(key)?.name == *name).then_some(key)
+    }
+
     /// Finds or makes the service called `name`. `None` if there are too many.
     fn require_service(&mut self, now: Time, name: &[u8]) -> Option<ServiceKey> {
         if let Some(key) = self.service_by_name.get(name) {
@@ -915,8 +921,8 @@ impl Engine {
             seats: Vec::new(),
             serves: ServiceKey::null(),
             worker_since: now,
-            handled: 0,
             requests: RequestKey::null(),
+            asks: ServiceKey::null(),
             held_back: None,
         })
     }
@@ -964,7 +970,8 @@ impl Engine {
         }
     }
 
-    /// After a service may have become idle or changed its deadline.
+    /// After a service may have become idle or changed its deadline: arms the wheel for whatever it
+    /// next waits for.
     fn rest(&mut self, now: Time, key: ServiceKey) {
         let Some(service) = self.services.get_mut(key) else { return };
         if !service.is_idle() {
@@ -972,7 +979,11 @@ impl Engine {
         } else if service.idle_since.is_none() {
             service.idle_since = Some(now);
         }
-        self.arm(now, key);
+        let due = service.deadline(self.config.service_idle);
+        if due < service.armed {
+            service.armed = due;
+            self.wheel.insert(due.max(now), (key, due));
+        }
     }
 
     /// Forgets a service that was idle long enough.
@@ -981,16 +992,6 @@ impl Engine {
         let idle = service.idle_since.is_some_and(|at| now - at >= self.config.service_idle);
         if idle && let Some(service) = self.services.remove(key) {
             self.service_by_name.remove(&service.name);
-        }
-    }
-
-    /// Arms the wheel for whatever the service next waits for.
-    fn arm(&mut self, now: Time, key: ServiceKey) {
-        let Some(service) = self.services.get_mut(key) else { return };
-        let due = service.deadline(self.config.service_idle);
-        if due < service.armed {
-            service.armed = due;
-            self.wheel.insert(due.max(now), (key, due));
         }
     }
 

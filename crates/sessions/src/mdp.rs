@@ -169,25 +169,24 @@ const TOKEN_BYTES: usize = 18;
 pub(crate) fn token(request: RequestId) -> [u8; TOKEN_BYTES] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut token = *b"r:0000000000000000";
-    let id = request.as_u64();
-    for (i, octet) in token[2..].iter_mut().enumerate() {
-        *octet = DIGITS[(id >> (60 - 4 * i) & 0xF) as usize];
+    let (pairs, _) = token[2..].as_chunks_mut::<2>();
+    for (pair, octet) in pairs.iter_mut().zip(request.as_u64().to_be_bytes()) {
+        *pair = [DIGITS[usize::from(octet >> 4)], DIGITS[usize::from(octet & 0xF)]];
     }
     token
 }
 
 fn read_token(frame: &[u8]) -> Option<RequestId> {
-    let digits = frame.strip_prefix(b"r:").filter(|digits| digits.len() == TOKEN_BYTES - 2)?;
-    let mut id = 0u64;
-    for octet in digits {
-        let digit = match octet {
-            b'0'..=b'9' => octet - b'0',
-            b'a'..=b'f' => octet - b'a' + 10,
-            _ => return None,
-        };
-        id = id << 4 | u64::from(digit);
+    let digits: &[u8; 16] = frame.strip_prefix(b"r:")?.try_into().ok()?;
+    // Without branches, so that the compiler can look at all digits at once.
+    let valid = |octet: &u8| octet.is_ascii_digit() | matches!(octet, b'a'..=b'f');
+    let all_valid = digits.iter().fold(true, |all, octet| all & valid(octet));
+    let worth = digits.map(|octet| (octet & 0xF) + 9 * (octet >> 6));
+    let mut id = [0; 8];
+    for (octet, pair) in id.iter_mut().zip(worth.as_chunks::<2>().0) {
+        *octet = pair[0] << 4 | pair[1];
     }
-    Some(RequestId::from_u64(id))
+    all_valid.then(|| RequestId::from_u64(u64::from_be_bytes(id)))
 }
 
 /// What a session must remember of a request to answer it: travels through the engine as its tag.
@@ -269,15 +268,12 @@ pub(crate) fn put_request_head(
     delimiter: bool,
     request: RequestId,
 ) {
-    if delimiter {
-        out.extend_from_slice(b"\x01\x00");
+    let mut head = *b"\x01\x00\x01\x06MDPW01\x01\x01\x02\x01\x12r:0000000000000000\x01\x00";
+    if version == Version::V02 {
+        head[9] = b'2';
     }
-    out.extend_from_slice(match version {
-        Version::V01 => b"\x01\x06MDPW01\x01\x01\x02\x01\x12",
-        Version::V02 => b"\x01\x06MDPW02\x01\x01\x02\x01\x12",
-    });
-    out.extend_from_slice(&token(request));
-    out.extend_from_slice(b"\x01\x00");
+    head[15..15 + TOKEN_BYTES].copy_from_slice(&token(request));
+    out.extend_from_slice(if delimiter { &head } else { &head[2..] });
 }
 
 /// What a broker says to a worker beside requests.

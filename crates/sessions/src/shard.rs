@@ -625,9 +625,8 @@ impl Shard {
                 self.on_request(now, id, message, whole, version, header, service, body)
             }
             Word::Worker { version, delimiter, word } => {
-                if let Some(wire) = self.floor.wire(id) {
-                    (wire.version, wire.delimiter) = (version, delimiter);
-                }
+                let Some(wire) = self.floor.wire(id) else { return true };
+                (wire.version, wire.delimiter) = (version, delimiter);
                 self.on_worker(now, id, message, whole, word);
                 true
             }
@@ -744,12 +743,11 @@ impl Shard {
         word: WorkerWord<'_>,
     ) {
         let Some(wire) = self.floor.wire(id) else { return };
-        match (wire.role, word) {
+        match (&mut wire.role, word) {
             (Role::Serving(serving), WorkerWord::Reply { request, body, last }) => {
-                if let Some(serving) = wire.serving() {
-                    serving.last_word = now;
-                    serving.held -= u32::from(last && serving.held > 0);
-                }
+                serving.last_word = now;
+                serving.held -= u32::from(last && serving.held > 0);
+                let home = serving.home;
                 let body = match whole {
                     Some(whole) => Blob::Shared(whole.slice(message.raw_from_offset(body)..)),
                     None => Blob::Slice(message.raw_from(body)),
@@ -759,13 +757,9 @@ impl Shard {
                     return;
                 };
                 let reply = Event::Reply { conn: id, request, body, last };
-                self.route(now, id, serving.home, reply);
+                self.route(now, id, home, reply);
             }
-            (Role::Serving(_), WorkerWord::Heartbeat) => {
-                if let Some(serving) = wire.serving() {
-                    serving.last_word = now;
-                }
-            }
+            (Role::Serving(serving), WorkerWord::Heartbeat) => serving.last_word = now,
             (Role::Serving(_), WorkerWord::Disconnect) => {
                 self.floor.notes.push(Note::WorkerLeft(id));
                 self.withdraw(now, id, Role::Left);

@@ -180,6 +180,11 @@ impl Connection {
         frames: &mut Frames,
         out: &mut Vec<u8>,
     ) -> Result<Step, Error> {
+        if self.phase == Phase::Ready
+            && let Some(len) = read_short_message(&config.limits, buf, frames)
+        {
+            return Ok(Step::Message { len });
+        }
         frames.spans.clear();
         let step = match self.phase {
             Phase::Ready => self.next_in_traffic(config, buf, frames, out),
@@ -192,8 +197,7 @@ impl Connection {
         }
     }
 
-    /// The hot path: a run of short frames, complete.
-    #[inline]
+    /// Whatever the hot path left.
     fn next_in_traffic(
         &mut self,
         config: &Config,
@@ -337,6 +341,30 @@ impl Connection {
                 Ok(Step::Skip { len: GREETING_BYTES, event: None })
             }
         }
+    }
+}
+
+/// The hot path: a run of short frames, all of it there and within the limits. Says where it ends;
+/// `None` leaves the judgement to the careful path, which looks at it from the start again.
+#[inline(always)]
+fn read_short_message(limits: &Limits, buf: &[u8], frames: &mut Frames) -> Option<usize> {
+    frames.spans.clear();
+    let mut pos = 0;
+    let mut message_bytes = 0;
+    loop {
+        let &[flags, len] = buf.get(pos..)?.first_chunk()?;
+        let (start, len) = (pos + 2, u64::from(len));
+        let end = start + len as usize;
+        message_bytes += len;
+        let too_many = frames.spans.len() >= limits.frames_max as usize;
+        if flags > MORE || end > buf.len() || len > limits.frame_bytes_max || too_many {
+            return None;
+        }
+        frames.spans.push(Span { start, end });
+        if flags == 0 {
+            return (message_bytes <= limits.message_bytes_max).then_some(end);
+        }
+        pos = end;
     }
 }
 
