@@ -10,7 +10,7 @@
 //! | 1 | raw bytes: their number, then they |
 //! | 2 | time: in 100 ms |
 //! | 3 | the peer leaves |
-//! | 4 | a new peer: 0x01 on the other shard, 0x02 of ZMTP 3.0, 0x04 answers PING, 0x08 says nothing |
+//! | 4 | a new peer: 0x01 on the other shard, 0x02 ZMTP 3.0, 0x04 answers PING, 0x08 is mute |
 //! | 5 | a call from inside: a frame that names the service |
 //! | 6 | a call is given up |
 //! | 7 | the peer stops reading, or reads again |
