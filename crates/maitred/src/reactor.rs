@@ -363,11 +363,11 @@ impl Reactor {
             if outbox.is_empty() || socket.blocked {
                 return;
             }
-            let mut pieces = [&[][..]; PIECES];
-            let count = outbox.pieces(&mut pieces);
-            let result = if count == 1 {
-                socket.stream.write(pieces[0])
+            let result = if let Some(piece) = outbox.only_piece() {
+                socket.stream.write(piece)
             } else {
+                let mut pieces = [&[][..]; PIECES];
+                let count = outbox.pieces(&mut pieces);
                 socket.stream.write_vectored(&pieces[..count].map_slices())
             };
             match result {
