@@ -1,5 +1,7 @@
 //! What the targets share: one side of a ZMTP conversation, driven the way the shell drives it.
 
+pub mod house;
+
 use zmtp::{Config, Connection, Error, Event, Frames, Limits, Step};
 
 /// Everything that came of a conversation.

@@ -61,7 +61,7 @@ pub enum Planted {
     WrongHead,
     /// The worker that offered last is served first.
     NewestWorker,
-    /// A redelivered request waits although an offer is free.
+    /// An offer is forgotten when requests wait for it.
     IdleWhileWaiting,
     /// Requests of a client that left stay in line.
     ForgottenClient,
@@ -496,8 +496,9 @@ impl Engine {
         last: bool,
         out: &mut impl Out,
     ) {
-        let key = RequestKey::from(KeyData::from_ffi(request.as_u64()));
-        let Some((seat, lease)) = self.lease_of(key, id) else {
+        let key = key_of(request);
+        let Some((key, (seat, lease))) = key.and_then(|key| Some((key, self.lease_of(key, id)?)))
+        else {
             return self.expel(now, id, Expulsion::StrayReply, out);
         };
         let held = &mut self.requests[key];
@@ -668,7 +669,7 @@ impl Engine {
                 continue;
             }
             if core::mem::take(&mut held.started) {
-                let request = RequestId::from_u64(key.data().as_ffi());
+                let request = name_of(key);
                 out.emit(Effect::Restart { to: held.client, request });
             }
             service.redeliveries += 1;
@@ -687,6 +688,9 @@ impl Engine {
     }
 
     fn offer_seat(&mut self, now: Time, key: ServiceKey, seat: SeatKey, out: &mut impl Out) {
+        if planted!(self, IdleWhileWaiting) && !self.services[key].line.asks().is_empty() {
+            return;
+        }
         let line = &mut self.services[key].line;
         let outcome = line.ask_r(now, now, seat, &mut self.drops);
         self.settle_outcome(now, key, outcome, out);
@@ -755,7 +759,7 @@ impl Engine {
         seat.holds = Holds::Request(request);
         out.emit(Effect::Deliver {
             to: seat.conn,
-            request: RequestId::from_u64(request.data().as_ffi()),
+            request: name_of(request),
             payload: &held.payload,
             body_at: held.body_at,
             delivery,
@@ -840,7 +844,7 @@ impl Engine {
         if !held.abandoned && !planted!(self, SilentDrop) {
             out.emit(Effect::Refuse {
                 to: held.client,
-                request: Some(RequestId::from_u64(key.data().as_ffi())),
+                request: Some(name_of(key)),
                 tag: held.tag,
                 envelope: &held.payload[..held.envelope as usize],
                 service: &service.name,
@@ -1054,6 +1058,17 @@ fn lease_config(config: &ServiceConfig) -> QueueConfig {
     } else {
         QueueConfig::timeout(config.execution_limit)
     }
+}
+
+/// How a request is called outside.
+fn name_of(key: RequestKey) -> RequestId {
+    RequestId::from_u64(key.data().as_ffi())
+}
+
+/// `None` for what was never a name: each request has only one.
+fn key_of(name: RequestId) -> Option<RequestKey> {
+    let key = RequestKey::from(KeyData::from_ffi(name.as_u64()));
+    (name_of(key) == name).then_some(key)
 }
 
 /// Keyed hash for names that peers choose.

@@ -1,13 +1,14 @@
 //! The connections of one shard, and what the engine's effects do to them.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
 use engine::{Blob, ConnId, Effect, Event, Expulsion, Out, Reason, RequestId, Span, Time, Wheel};
-use zmtp::{put_frame, raw_frames, set_more_on_last};
+use zmtp::put_frame;
 
 use crate::config::ShardConfig;
 use crate::mdp::{self, BrokerWord, Mmi, REFUSED, Tag, Version};
@@ -94,8 +95,10 @@ pub enum Note {
 pub enum Cross {
     /// For the engine of the shard where a service lives.
     Event(Event<'static>),
-    /// For a connection of the shard that owns it.
-    Deliver(ConnId, RequestId, Bytes, u32),
+    /// As above, an offer: which term of its connection as a worker begins.
+    Offer(u32, Event<'static>),
+    /// For a worker: term, request, payload, where the body starts.
+    Deliver(ConnId, u32, RequestId, Bytes, u32),
     /// For a client: home, request, tag, envelope, service, body, whether last. Requests of
     /// different homes may have the same id.
     Reply(ConnId, u8, RequestId, u64, Bytes, Bytes, Bytes, bool),
@@ -105,19 +108,19 @@ pub enum Cross {
     Restart(ConnId, u8, RequestId),
     /// For a client: tag, envelope, workers.
     Count(ConnId, u64, Bytes, u32),
-    /// For a worker.
-    Expel(ConnId, Expulsion),
-    /// For any connection: stop reading it.
-    Pause(ConnId),
-    /// For any connection: read on.
-    Resume(ConnId),
+    /// For a worker: term, reason.
+    Expel(ConnId, u32, Expulsion),
+    /// For any connection: home; there is no room for its request, stop reading it.
+    Pause(ConnId, u8),
+    /// For any connection: home; there is room again.
+    Resume(ConnId, u8),
 }
 
 impl Cross {
-    fn from_effect(home: u8, effect: Effect<'_>) -> Option<Cross> {
+    fn from_effect(home: u8, term: u32, effect: Effect<'_>) -> Option<Cross> {
         Some(match effect {
             Effect::Deliver { to, request, payload, body_at, .. } => {
-                Cross::Deliver(to, request, payload.clone(), body_at)
+                Cross::Deliver(to, term, request, payload.clone(), body_at)
             }
             Effect::Reply { to, request, tag, envelope, service, body, last } => Cross::Reply(
                 to,
@@ -145,19 +148,34 @@ impl Cross {
             Effect::Count { to, tag, envelope, workers } => {
                 Cross::Count(to, tag, Bytes::copy_from_slice(envelope), workers)
             }
-            Effect::Expel { to, why } => Cross::Expel(to, why),
-            Effect::Pause { to } => Cross::Pause(to),
-            Effect::Resume { to } => Cross::Resume(to),
+            Effect::Expel { to, why } => Cross::Expel(to, term, why),
+            Effect::Pause { to } => Cross::Pause(to, home),
+            Effect::Resume { to } => Cross::Resume(to, home),
             Effect::Drained => return None,
         })
     }
 
-    /// Hands the effect that crossed to `f`, with the shard whose engine named its request. An event
-    /// is not an effect.
+    /// The worker and the term it is meant for, if it is for a worker.
+    pub(crate) fn term(&self) -> Option<(ConnId, u32)> {
+        match self {
+            Cross::Deliver(to, term, ..) | Cross::Expel(to, term, _) => Some((*to, *term)),
+            Cross::Event(_)
+            | Cross::Offer(..)
+            | Cross::Reply(..)
+            | Cross::Refuse(..)
+            | Cross::Restart(..)
+            | Cross::Count(..)
+            | Cross::Pause(..)
+            | Cross::Resume(..) => None,
+        }
+    }
+
+    /// Hands the effect that crossed to `f`, with the shard whose engine named its request. An
+    /// event is not an effect.
     pub(crate) fn with_effect(self, f: impl FnOnce(u8, Effect<'_>)) {
         match self {
-            Cross::Event(_) => {}
-            Cross::Deliver(to, request, payload, body_at) => {
+            Cross::Event(_) | Cross::Offer(..) => {}
+            Cross::Deliver(to, _, request, payload, body_at) => {
                 let (payload, delivery) = (&payload, 1);
                 f(to.shard(), Effect::Deliver { to, request, payload, body_at, delivery });
             }
@@ -174,9 +192,9 @@ impl Cross {
                 let envelope = &envelope;
                 f(to.shard(), Effect::Count { to, tag, envelope, workers });
             }
-            Cross::Expel(to, why) => f(to.shard(), Effect::Expel { to, why }),
-            Cross::Pause(to) => f(to.shard(), Effect::Pause { to }),
-            Cross::Resume(to) => f(to.shard(), Effect::Resume { to }),
+            Cross::Expel(to, _, why) => f(to.shard(), Effect::Expel { to, why }),
+            Cross::Pause(to, home) => f(home, Effect::Pause { to }),
+            Cross::Resume(to, home) => f(home, Effect::Resume { to }),
         }
     }
 }
@@ -197,7 +215,7 @@ enum Conn {
 /// A call from inside the process, such as an HTTP request.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
-    joined: Vec<u8>,
+    partial: Partial,
     pub(crate) known_to: u64,
 }
 
@@ -220,6 +238,8 @@ pub(crate) struct Floor {
     pub(crate) outcomes: Vec<(ConnId, Outcome)>,
     pub(crate) cross: Vec<(u8, Cross)>,
     pub(crate) notes: Vec<Note>,
+    /// The last term of each worker of another shard.
+    pub(crate) terms: BTreeMap<ConnId, u32>,
     /// Connections of other shards that an event was just refused room for.
     pub(crate) paused_afar: Vec<ConnId>,
     /// Connections of other shards there is room for.
@@ -244,6 +264,7 @@ impl Floor {
             outcomes: Vec::new(),
             cross: Vec::new(),
             notes: Vec::new(),
+            terms: BTreeMap::new(),
             paused_afar: Vec::new(),
             resumed_afar: Vec::new(),
         }
@@ -325,6 +346,12 @@ impl Floor {
         }
     }
 
+    /// Whether a worker still serves its term.
+    pub(crate) fn serves(&mut self, id: ConnId, term: u32) -> bool {
+        let serving = self.wire(id).and_then(Wire::serving);
+        serving.is_some_and(|serving| serving.term == term)
+    }
+
     /// Makes the wheel call for `id` at `due` at the latest.
     pub(crate) fn arm(&mut self, id: ConnId, due: Time) {
         let Some(wire) = self.wire(id) else { return };
@@ -378,6 +405,7 @@ impl Floor {
     /// Tells a worker to go, later if its address was told so often lately.
     pub(crate) fn dismiss(&mut self, now: Time, id: ConnId, why: &'static str) {
         let Some(wire) = self.wire(id) else { return };
+        wire.last_use = now;
         let remote = wire.remote;
         let delay = remote.map_or(Span::ZERO, |remote| self.strikes.add(now, remote.ip()));
         self.counters.dismissals += 1;
@@ -424,20 +452,21 @@ impl Floor {
     ) {
         let limit = self.config.zmtp.message_bytes_max;
         if let Some(local) = self.local(to) {
-            join(&mut local.joined, body.as_slice());
+            local.partial.add(body.as_slice(), limit);
             if last {
-                let joined = core::mem::take(&mut local.joined);
-                self.outcomes.push((to, Outcome::Reply(joined)));
+                let joined = core::mem::take(&mut local.partial).finish();
+                let too_large = Outcome::Refused(Reason::WorkersFailed);
+                self.outcomes.push((to, joined.map_or(too_large, Outcome::Reply)));
             }
             return;
         }
-        let tag = Tag::unpack(tag);
+        let (tag, now) = (Tag::unpack(tag), self.now);
         let Some(wire) = self.touch(to) else { return };
         if last {
-            wire.in_flight = wire.in_flight.saturating_sub(1);
+            wire.ended(now);
         }
         let whole = tag.version == Version::V01;
-        if whole && (!last || !wire.partials.is_empty()) {
+        if whole && (!last || wire.partials.iter().any(|(id, _)| *id == request)) {
             let Some(mut joined) = wire.join_partial(request, body.as_slice(), last, limit) else {
                 return;
             };
@@ -468,8 +497,9 @@ impl Floor {
             self.outcomes.push((to, Outcome::Refused(reason)));
             return;
         }
+        let now = self.now;
         let Some(wire) = self.wire(to) else { return };
-        wire.in_flight = wire.in_flight.saturating_sub(1);
+        wire.ended(now);
         if let Some(request) = request {
             wire.partials.retain(|(id, _)| *id != request);
         }
@@ -507,10 +537,11 @@ impl Floor {
         for (i, frame) in frames.iter().enumerate() {
             put_frame(&mut body, i + 1 < frames.len(), frame);
         }
+        let now = self.now;
         if self.local(to).is_some() {
             self.outcomes.push((to, Outcome::Reply(body)));
         } else if let Some(wire) = self.touch(to) {
-            wire.in_flight = wire.in_flight.saturating_sub(1);
+            wire.ended(now);
             mdp::put_reply_head(wire.outbox.small(), envelope, tag, service, true);
             wire.outbox.small().extend_from_slice(&body);
             self.check_outbox(to);
@@ -546,7 +577,7 @@ impl Floor {
             }
             Effect::Restart { to, request } => {
                 if let Some(local) = self.local(to) {
-                    local.joined.clear();
+                    local.partial = Partial::default();
                 } else if let Some(wire) = self.wire(to) {
                     wire.partials.retain(|(id, _)| *id != (home, request));
                 }
@@ -565,13 +596,15 @@ impl Floor {
             }
             Effect::Pause { to } => {
                 if let Some(wire) = self.wire(to) {
-                    wire.paused = true;
+                    wire.paused |= 1 << home;
                 }
             }
             Effect::Resume { to } => {
                 if let Some(wire) = self.wire(to) {
-                    wire.paused = false;
-                    self.resumed.push(to);
+                    wire.paused &= !(1 << home);
+                    if wire.paused == 0 {
+                        self.resumed.push(to);
+                    }
                 }
             }
             Effect::Drained => {}
@@ -603,7 +636,8 @@ impl Out for Floor {
             } else if let Effect::Resume { to } = effect {
                 self.resumed_afar.push(to);
             } else {
-                let cross = Cross::from_effect(self.me, effect);
+                let term = self.terms.get(&to).copied().unwrap_or_default();
+                let cross = Cross::from_effect(self.me, term, effect);
                 self.cross.extend(cross.map(|cross| (to.shard(), cross)));
             }
             return;
@@ -623,37 +657,12 @@ impl Wire {
         limit: u64,
     ) -> Option<Vec<u8>> {
         let place = self.partials.iter().position(|(id, _)| *id == request).unwrap_or_else(|| {
-            self.partials.push((request, Partial::Joined(Vec::new())));
+            self.partials.push((request, Partial::default()));
             self.partials.len() - 1
         });
-        let partial = &mut self.partials[place].1;
-        if let Partial::Joined(joined) = partial {
-            if (joined.len() + body.len()) as u64 > limit {
-                *partial = Partial::TooLarge;
-            } else {
-                join(joined, body);
-            }
-        }
-        if !last {
-            return None;
-        }
-        match self.partials.swap_remove(place).1 {
-            Partial::Joined(joined) => Some(joined),
-            Partial::TooLarge => None,
-        }
+        self.partials[place].1.add(body, limit);
+        if last { self.partials.swap_remove(place).1.finish() } else { None }
     }
-}
-
-/// Appends the frames of `body` to those before, which thereby are no longer the last.
-fn join(joined: &mut Vec<u8>, body: &[u8]) {
-    if !joined.is_empty() {
-        set_more_on_last(joined);
-    }
-    if body.is_empty() {
-        put_frame(joined, false, b"");
-    }
-    joined.extend_from_slice(body);
-    debug_assert!(raw_frames(joined).count() > 0, "a body has a frame");
 }
 
 fn decimal(mut n: u32, digits: &mut [u8; 10]) -> &[u8] {

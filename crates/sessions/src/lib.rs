@@ -35,6 +35,9 @@ mod strikes;
 
 mod config;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{Dialect, Limits, ShardConfig};
 pub use floor::{CloseReason, Cross, Note, Outcome};
 pub use mdp::{FAILED, REFUSED, is_reserved};

@@ -355,9 +355,15 @@ impl Shard {
         } else if let Cross::Event(event) = cross {
             if let Event::Gone { conn } = event {
                 self.parked.remove(&conn);
+                self.floor.terms.remove(&conn);
             }
             self.engine.step(now, event, &mut self.floor);
-        } else {
+        } else if let Cross::Offer(term, event) = cross {
+            if let Event::Offer { conn, .. } = event {
+                self.floor.terms.insert(conn, term);
+            }
+            self.engine.step(now, event, &mut self.floor);
+        } else if cross.term().is_none_or(|(to, term)| self.floor.serves(to, term)) {
             cross.with_effect(|home, effect| self.floor.carry_out(home, effect));
         }
         self.settle(now);
@@ -385,6 +391,9 @@ impl Shard {
 
     /// The first `n` bytes of the outbox of `id` were written.
     pub fn wrote(&mut self, now: Time, id: ConnId, n: usize) {
+        if let Some(wire) = self.floor.wire(id).filter(|wire| wire.slow && n > 0) {
+            wire.excuse(now);
+        }
         self.floor.flushed(id, n);
         if !self.floor.resumed.is_empty() {
             self.settle(now);
@@ -679,7 +688,7 @@ impl Shard {
         });
         self.route(now, id, home, request);
         match self.floor.wire(id) {
-            Some(wire) if wire.paused && home == self.me => {
+            Some(wire) if wire.paused & 1 << self.me != 0 && home == self.me => {
                 wire.in_flight -= 1;
                 false
             }
@@ -802,14 +811,20 @@ impl Shard {
         let seats = concurrency.clamp(1, self.floor.config.engine.concurrency_max);
         let beat = now + self.floor.config.heartbeat;
         let Some(wire) = self.floor.wire(id) else { return };
-        wire.role = Role::Serving(Serving { home, seats, held: 0, last_word: now });
+        let term = wire.terms;
+        wire.terms = term.wrapping_add(1);
+        wire.role = Role::Serving(Serving { home, term, seats, held: 0, last_word: now });
         wire.next_beat = wire.next_beat.min(beat);
         let name = Bytes::copy_from_slice(service);
         let remote = wire.remote;
         self.floor.arm(id, beat);
         self.floor.notes.push(Note::WorkerJoined(id, remote, name, seats));
         let offer = Event::Offer { conn: id, service: Blob::Slice(service), concurrency: seats };
-        self.route(now, id, home, offer);
+        if home == self.me {
+            return self.route(now, id, home, offer);
+        }
+        *self.floor.known_to(id) |= 1 << home;
+        self.floor.cross.push((home, Cross::Offer(term, offer.into_static())));
     }
 
     /// A registered worker did something it must not: it is told to go, and what it holds goes to
@@ -822,7 +837,7 @@ impl Shard {
     fn withdraw(&mut self, now: Time, id: ConnId, role: Role) {
         let Some(wire) = self.floor.wire(id) else { return };
         let Some(home) = wire.serving().map(|serving| serving.home) else { return };
-        wire.role = role;
+        (wire.role, wire.last_use) = (role, now);
         self.route(now, id, home, Event::Withdraw { conn: id });
     }
 
@@ -850,7 +865,7 @@ impl Shard {
             self.parked.entry(conn).or_default().push_back(spare);
         }
         for to in core::mem::take(&mut self.floor.paused_afar) {
-            self.floor.cross.push((to.shard(), Cross::Pause(to)));
+            self.floor.cross.push((to.shard(), Cross::Pause(to, self.me)));
         }
     }
 
@@ -866,7 +881,7 @@ impl Shard {
                 return;
             }
         }
-        self.floor.cross.push((conn.shard(), Cross::Resume(conn)));
+        self.floor.cross.push((conn.shard(), Cross::Resume(conn, self.me)));
     }
 
     fn on_timer(&mut self, now: Time, id: ConnId) {
@@ -883,10 +898,13 @@ impl Shard {
             }
             return self.floor.arm(id, due);
         }
+        if wire.paused != 0 {
+            wire.excuse(now);
+        }
         if wire.last_seen + wire.ttl <= now {
             return self.floor.die(id, CloseReason::PeerTtl);
         }
-        if wire.is_idle() && wire.last_message + limits.idle <= now {
+        if wire.is_idle() && wire.last_use + limits.idle <= now {
             return self.floor.die(id, CloseReason::Idle);
         }
         if let Role::Dismissed(Some(at)) = wire.role

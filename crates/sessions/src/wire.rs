@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use engine::{RequestId, Span, Time};
+use zmtp::{put_frame, raw_frames, set_more_on_last};
 
 use crate::LARGE_BODY;
 use crate::config::Dialect;
@@ -27,10 +28,10 @@ pub(crate) struct Wire {
     pub(crate) expect: usize,
     pub(crate) outbox: Outbox,
     pub(crate) opened: Time,
-    /// When its last byte came: any byte counts as life.
+    /// When its last byte came: any byte counts as life. Not before it was last held back.
     pub(crate) last_seen: Time,
-    /// When its last message came.
-    pub(crate) last_message: Time,
+    /// When it last said something, waited for something or served.
+    pub(crate) last_use: Time,
     /// When to look after heartbeats again.
     pub(crate) next_beat: Time,
     /// When the wheel will call, [`Time::MAX`] if it will not.
@@ -40,6 +41,8 @@ pub(crate) struct Wire {
     /// Silence after which the peer itself asked to be given up (RFC 37, PING's TTL).
     pub(crate) ttl: Span,
     pub(crate) role: Role,
+    /// Terms it served.
+    pub(crate) terms: u32,
     /// How its worker side speaks.
     pub(crate) version: Version,
     /// Its worker side uses the empty delimiter.
@@ -54,8 +57,8 @@ pub(crate) struct Wire {
     /// Messages that made no sense.
     pub(crate) garbage: u32,
     pub(crate) touched: bool,
-    /// One request is held back until its service has room.
-    pub(crate) paused: bool,
+    /// Shards that hold a request of it back until its service has room, one bit each.
+    pub(crate) paused: u64,
     /// Too much waits to be written to it.
     pub(crate) slow: bool,
     /// It is over; only the goodbye is still written.
@@ -83,6 +86,9 @@ pub(crate) enum Role {
 pub(crate) struct Serving {
     /// The shard where its service lives.
     pub(crate) home: u8,
+    /// How often the connection had offered itself before: what crosses from the home of an earlier
+    /// term is void.
+    pub(crate) term: u32,
     pub(crate) seats: u32,
     /// Requests it holds.
     pub(crate) held: u32,
@@ -93,9 +99,43 @@ pub(crate) struct Serving {
 /// Partial replies that wait for the last one.
 #[derive(Debug)]
 pub(crate) enum Partial {
-    Joined(Vec<u8>),
+    /// Their frames, and where those of the last one begin.
+    Joined(Vec<u8>, usize),
     /// They grew beyond the bound of a message.
     TooLarge,
+}
+
+impl Default for Partial {
+    fn default() -> Partial {
+        Partial::Joined(Vec::new(), 0)
+    }
+}
+
+impl Partial {
+    /// Appends the frames of `body` to those before, which thereby are no longer the last.
+    pub(crate) fn add(&mut self, body: &[u8], limit: u64) {
+        let Partial::Joined(joined, last) = self else { return };
+        // One body alone is no larger than a message was allowed to be.
+        if !joined.is_empty() && (joined.len() + body.len()) as u64 > limit {
+            *self = Partial::TooLarge;
+            return;
+        }
+        set_more_on_last(&mut joined[*last..]);
+        *last = joined.len();
+        if body.is_empty() {
+            put_frame(joined, false, b"");
+        }
+        joined.extend_from_slice(body);
+        debug_assert!(raw_frames(&joined[*last..]).count() > 0, "a body has a frame");
+    }
+
+    /// All of them; `None` if that is too much.
+    pub(crate) fn finish(self) -> Option<Vec<u8>> {
+        match self {
+            Partial::Joined(joined, _) => Some(joined),
+            Partial::TooLarge => None,
+        }
+    }
 }
 
 impl Wire {
@@ -115,12 +155,13 @@ impl Wire {
             outbox: Outbox::default(),
             opened: now,
             last_seen: now,
-            last_message: now,
+            last_use: now,
             next_beat: Time::MAX,
             armed: Time::MAX,
             unanswered: 0,
             ttl: Span::MAX,
             role: Role::Fresh,
+            terms: 0,
             version: Version::V01,
             delimiter: true,
             in_flight: 0,
@@ -128,7 +169,7 @@ impl Wire {
             partials: Vec::new(),
             garbage: 0,
             touched: false,
-            paused: false,
+            paused: 0,
             slow: false,
             closing: false,
             parted: false,
@@ -138,7 +179,7 @@ impl Wire {
     /// A whole message of `len` octets came.
     pub(crate) fn note_message(&mut self, now: Time, len: usize) {
         self.need = 0;
-        self.last_message = now;
+        self.last_use = now;
         self.expect = if len >= LARGE_BODY { len } else { 0 };
     }
 
@@ -147,6 +188,12 @@ impl Wire {
             Role::Serving(serving) => Some(serving),
             Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => None,
         }
+    }
+
+    /// One of its requests ended.
+    pub(crate) fn ended(&mut self, now: Time) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.last_use = now;
     }
 
     /// Whether it holds a request as a worker.
@@ -159,8 +206,16 @@ impl Wire {
         self.in_flight == 0 && !matches!(self.role, Role::Serving(_))
     }
 
+    /// What is not read cannot be held against it: its silence begins anew.
+    pub(crate) fn excuse(&mut self, now: Time) {
+        (self.last_seen, self.last_use, self.unanswered) = (now, now, 0);
+        if let Some(serving) = self.serving() {
+            serving.last_word = now;
+        }
+    }
+
     /// Whether nothing more is read from it for now.
     pub(crate) fn is_held(&self) -> bool {
-        self.paused || self.slow || self.closing
+        self.paused != 0 || self.slow || self.closing
     }
 }

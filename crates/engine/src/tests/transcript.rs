@@ -1,7 +1,8 @@
 //! Stories of the engine as text: commands, `----`, and every effect that came of them.
 //!
 //! `REWRITE=1 cargo test -p maitred-engine transcripts` writes what comes of them into the files;
-//! then read the diff. A block ends with an empty line; `#` begins a comment. Times are milliseconds.
+//! then read the diff. A block ends with an empty line; `#` begins a comment. Times are in
+//! milliseconds.
 //!
 //! | command | |
 //! |---|---|
@@ -185,8 +186,8 @@ impl Story {
             let name = String::from_utf8_lossy(s.name);
             let oldest = s.oldest.map_or("-".into(), millis);
             lines.push(format!(
-                "service {name}: workers {} offers {} waiting {} ({} bytes, oldest {oldest}) leased \
-                 {}; taken {} answered {} refused {} redelivered {}",
+                "service {name}: workers {} offers {} waiting {} ({} bytes, oldest {oldest}) \
+                 leased {}; taken {} answered {} refused {} redelivered {}",
                 s.workers,
                 s.offers,
                 s.waiting,
@@ -212,7 +213,8 @@ impl Story {
         lines.sort();
         let s = self.engine.stats();
         lines.push(format!(
-            "house: requests {} replies {} refusals {:?} withdrawals {} redeliveries {} expulsions {}",
+            "house: requests {} replies {} refusals {:?} withdrawals {} redeliveries {} \
+             expulsions {}",
             s.requests, s.replies, s.refusals, s.withdrawals, s.redeliveries, s.expulsions,
         ));
         self.told.lines.append(&mut lines);

@@ -55,7 +55,8 @@ pub(crate) struct Worker {
     silence_max: Span,
     held: Vec<Task>,
     left: bool,
-    /// It said READY again and was not told to go yet.
+    /// It said READY twice. If it was told to go meanwhile, that was a new offer to the broker, and
+    /// the two no longer agree on what it holds.
     doubled: bool,
     beat_at: Time,
     heard: Time,
@@ -95,8 +96,8 @@ impl Worker {
         }
     }
 
-    /// It behaves from here on. Says whether it must start anew, because it holds what it will never
-    /// answer.
+    /// It behaves from here on. Says whether it must start anew, because it holds what it will
+    /// never answer.
     pub(crate) fn calm(&mut self) -> bool {
         self.manners = Manners::default();
         self.beats = true;
@@ -107,6 +108,7 @@ impl Worker {
     pub(crate) fn on_connected(&mut self, now: Time, speaker: &mut Speaker, rng: &mut Rng) {
         self.held.clear();
         self.left = false;
+        self.doubled = false;
         self.heard = now;
         self.ready(now, speaker, rng);
     }
@@ -121,7 +123,6 @@ impl Worker {
             options.push(option.as_bytes());
         }
         let service = SERVICES[self.service];
-        self.doubled = false;
         speaker.say(self.dialect.say(WorkerSays::Ready { service, options: &options }));
         self.beat_at = now + self.interval;
     }
@@ -171,7 +172,7 @@ impl Worker {
         ledger: &mut Ledger,
         rng: &mut Rng,
     ) -> Result<Wish, Violation> {
-        if self.held.len() >= self.concurrency {
+        if self.held.len() >= self.concurrency && !self.doubled {
             let text = format!(
                 "a worker of {} offers holds {} requests and got {:?}",
                 self.concurrency,
@@ -193,8 +194,8 @@ impl Worker {
             return Ok(if rng.chance(50) { Wish::Close } else { Wish::Stay });
         }
         if !self.doubled && rng.chance(self.manners.second_ready) {
-            self.ready(now, speaker, rng);
             self.doubled = true;
+            self.ready(now, speaker, rng);
         }
         let parts = if self.dialect.v02 && rng.chance(30) { 1 + rng.skewed(5) as u32 } else { 1 };
         let job = request.map(|request| ledger.job(request, false));

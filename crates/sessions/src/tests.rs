@@ -1,0 +1,11 @@
+//! Tests: transcripts of whole conversations, tables of words, and chance.
+
+mod house;
+
+mod peer;
+
+mod transcript;
+
+mod mdp;
+
+mod outbox;
