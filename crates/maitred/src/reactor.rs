@@ -341,11 +341,18 @@ impl Reactor {
         }
     }
 
+    /// Until nothing is left: a flush may end a connection, whose requests then go to others, or let
+    /// one be read again that was too slow.
     fn flush_touched(&mut self, now: Time) {
         let mut ids = std::mem::take(&mut self.scratch.ids);
-        self.shard.take_touched(&mut ids);
-        for id in ids.drain(..) {
-            self.flush(now, id);
+        loop {
+            self.shard.take_touched(&mut ids);
+            if ids.is_empty() {
+                break;
+            }
+            for id in ids.drain(..) {
+                self.flush(now, id);
+            }
         }
         self.scratch.ids = ids;
     }
@@ -363,11 +370,11 @@ impl Reactor {
             if outbox.is_empty() || socket.blocked {
                 return;
             }
-            let mut pieces = [&[][..]; PIECES];
-            let count = outbox.pieces(&mut pieces);
-            let result = if count == 1 {
-                socket.stream.write(pieces[0])
+            let result = if let Some(piece) = outbox.only_piece() {
+                socket.stream.write(piece)
             } else {
+                let mut pieces = [&[][..]; PIECES];
+                let count = outbox.pieces(&mut pieces);
                 socket.stream.write_vectored(&pieces[..count].map_slices())
             };
             match result {

@@ -65,6 +65,12 @@ impl Outbox {
         self.large.push_back((self.small.len(), bytes));
     }
 
+    /// All that waits, if it lies in one piece, as without large bodies it always does.
+    #[must_use]
+    pub fn only_piece(&self) -> Option<&[u8]> {
+        self.large.is_empty().then(|| &self.small[self.sent..])
+    }
+
     /// The first pieces to write, at most as many as `pieces` holds. Returns how many.
     pub fn pieces<'a>(&'a self, pieces: &mut [&'a [u8]]) -> usize {
         let mut count = 0;

@@ -228,8 +228,8 @@ impl Shard {
     pub fn received(&mut self, now: Time, id: ConnId, buf: &mut [u8]) {
         self.alive(now, id);
         let (start, end) = self.feed(now, id, buf);
-        if let Some(wire) = self.floor.wire(id)
-            && start < end
+        if start < end
+            && let Some(wire) = self.floor.wire(id)
             && !wire.closing
         {
             wire.pending = buf[start..end].to_vec();
