@@ -73,6 +73,20 @@ def test_parts_of_a_lost_worker_are_not_joined_with_its_heirs(broker):
     client.quiet()
 
 
+def test_a_stream_that_breaks_off_is_not_run_again(start):
+    """A 0.2 client has seen a part of the reply, so another worker must not begin anew."""
+    broker = start("[defaults]\nanswer_refusals = true\n")
+    client, victim = broker.client(V02), broker.worker("count", dialect=V02)
+    client.request("count", b"3")
+    victim.partial(victim.take(), b"half a reply")
+    assert client.reply() == Reply(b"count", [b"half a reply"], final=False)
+    heir = broker.idle_worker("count", dialect=V02)
+    victim.close()
+    refusal = [b"MAITRED-REFUSED", b"workers_failed"]
+    assert client.reply() == Reply(b"count", refusal, final=True)
+    heir.quiet()
+
+
 def test_a_partial_does_not_free_the_worker(broker):
     """One request at a time: the next comes after FINAL, not after PARTIAL."""
     client, worker = broker.client(V02), broker.worker("echo", dialect=V02)

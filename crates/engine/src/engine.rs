@@ -61,7 +61,7 @@ pub enum Planted {
     WrongHead,
     /// The worker that offered last is served first.
     NewestWorker,
-    /// A redelivered request waits although an offer is free.
+    /// An offer is forgotten when requests wait for it.
     IdleWhileWaiting,
     /// Requests of a client that left stay in line.
     ForgottenClient,
@@ -689,6 +689,9 @@ impl Engine {
     }
 
     fn offer_seat(&mut self, now: Time, key: ServiceKey, seat: SeatKey, out: &mut impl Out) {
+        if planted!(self, IdleWhileWaiting) && !self.services[key].line.asks().is_empty() {
+            return;
+        }
         let line = &mut self.services[key].line;
         let outcome = line.ask_r(now, now, seat, &mut self.drops);
         self.settle_outcome(now, key, outcome, out);

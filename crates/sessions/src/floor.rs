@@ -1,6 +1,7 @@
 //! The connections of one shard, and what the engine's effects do to them.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -94,8 +95,10 @@ pub enum Note {
 pub enum Cross {
     /// For the engine of the shard where a service lives.
     Event(Event<'static>),
-    /// For a connection of the shard that owns it.
-    Deliver(ConnId, RequestId, Bytes, u32),
+    /// As above, an offer: which term of its connection as a worker begins.
+    Offer(u32, Event<'static>),
+    /// For a worker: term, request, payload, where the body starts.
+    Deliver(ConnId, u32, RequestId, Bytes, u32),
     /// For a client: home, request, tag, envelope, service, body, whether last. Requests of
     /// different homes may have the same id.
     Reply(ConnId, u8, RequestId, u64, Bytes, Bytes, Bytes, bool),
@@ -105,8 +108,8 @@ pub enum Cross {
     Restart(ConnId, u8, RequestId),
     /// For a client: tag, envelope, workers.
     Count(ConnId, u64, Bytes, u32),
-    /// For a worker.
-    Expel(ConnId, Expulsion),
+    /// For a worker: term, reason.
+    Expel(ConnId, u32, Expulsion),
     /// For any connection: home; there is no room for its request, stop reading it.
     Pause(ConnId, u8),
     /// For any connection: home; there is room again.
@@ -114,10 +117,10 @@ pub enum Cross {
 }
 
 impl Cross {
-    fn from_effect(home: u8, effect: Effect<'_>) -> Option<Cross> {
+    fn from_effect(home: u8, term: u32, effect: Effect<'_>) -> Option<Cross> {
         Some(match effect {
             Effect::Deliver { to, request, payload, body_at, .. } => {
-                Cross::Deliver(to, request, payload.clone(), body_at)
+                Cross::Deliver(to, term, request, payload.clone(), body_at)
             }
             Effect::Reply { to, request, tag, envelope, service, body, last } => Cross::Reply(
                 to,
@@ -145,19 +148,34 @@ impl Cross {
             Effect::Count { to, tag, envelope, workers } => {
                 Cross::Count(to, tag, Bytes::copy_from_slice(envelope), workers)
             }
-            Effect::Expel { to, why } => Cross::Expel(to, why),
+            Effect::Expel { to, why } => Cross::Expel(to, term, why),
             Effect::Pause { to } => Cross::Pause(to, home),
             Effect::Resume { to } => Cross::Resume(to, home),
             Effect::Drained => return None,
         })
     }
 
-    /// Hands the effect that crossed to `f`, with the shard whose engine named its request. An event
-    /// is not an effect.
+    /// The worker and the term it is meant for, if it is for a worker.
+    pub(crate) fn term(&self) -> Option<(ConnId, u32)> {
+        match self {
+            Cross::Deliver(to, term, ..) | Cross::Expel(to, term, _) => Some((*to, *term)),
+            Cross::Event(_)
+            | Cross::Offer(..)
+            | Cross::Reply(..)
+            | Cross::Refuse(..)
+            | Cross::Restart(..)
+            | Cross::Count(..)
+            | Cross::Pause(..)
+            | Cross::Resume(..) => None,
+        }
+    }
+
+    /// Hands the effect that crossed to `f`, with the shard whose engine named its request. An
+    /// event is not an effect.
     pub(crate) fn with_effect(self, f: impl FnOnce(u8, Effect<'_>)) {
         match self {
-            Cross::Event(_) => {}
-            Cross::Deliver(to, request, payload, body_at) => {
+            Cross::Event(_) | Cross::Offer(..) => {}
+            Cross::Deliver(to, _, request, payload, body_at) => {
                 let (payload, delivery) = (&payload, 1);
                 f(to.shard(), Effect::Deliver { to, request, payload, body_at, delivery });
             }
@@ -174,7 +192,7 @@ impl Cross {
                 let envelope = &envelope;
                 f(to.shard(), Effect::Count { to, tag, envelope, workers });
             }
-            Cross::Expel(to, why) => f(to.shard(), Effect::Expel { to, why }),
+            Cross::Expel(to, _, why) => f(to.shard(), Effect::Expel { to, why }),
             Cross::Pause(to, home) => f(home, Effect::Pause { to }),
             Cross::Resume(to, home) => f(home, Effect::Resume { to }),
         }
@@ -220,6 +238,8 @@ pub(crate) struct Floor {
     pub(crate) outcomes: Vec<(ConnId, Outcome)>,
     pub(crate) cross: Vec<(u8, Cross)>,
     pub(crate) notes: Vec<Note>,
+    /// The last term of each worker of another shard.
+    pub(crate) terms: BTreeMap<ConnId, u32>,
     /// Connections of other shards that an event was just refused room for.
     pub(crate) paused_afar: Vec<ConnId>,
     /// Connections of other shards there is room for.
@@ -244,6 +264,7 @@ impl Floor {
             outcomes: Vec::new(),
             cross: Vec::new(),
             notes: Vec::new(),
+            terms: BTreeMap::new(),
             paused_afar: Vec::new(),
             resumed_afar: Vec::new(),
         }
@@ -323,6 +344,12 @@ impl Floor {
             Conn::Local(local) => &mut local.known_to,
             Conn::Free => unreachable!("asked for a connection in hand"),
         }
+    }
+
+    /// Whether a worker still serves its term.
+    pub(crate) fn serves(&mut self, id: ConnId, term: u32) -> bool {
+        let serving = self.wire(id).and_then(Wire::serving);
+        serving.is_some_and(|serving| serving.term == term)
     }
 
     /// Makes the wheel call for `id` at `due` at the latest.
@@ -609,7 +636,8 @@ impl Out for Floor {
             } else if let Effect::Resume { to } = effect {
                 self.resumed_afar.push(to);
             } else {
-                let cross = Cross::from_effect(self.me, effect);
+                let term = self.terms.get(&to).copied().unwrap_or_default();
+                let cross = Cross::from_effect(self.me, term, effect);
                 self.cross.extend(cross.map(|cross| (to.shard(), cross)));
             }
             return;

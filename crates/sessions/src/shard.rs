@@ -355,9 +355,15 @@ impl Shard {
         } else if let Cross::Event(event) = cross {
             if let Event::Gone { conn } = event {
                 self.parked.remove(&conn);
+                self.floor.terms.remove(&conn);
             }
             self.engine.step(now, event, &mut self.floor);
-        } else {
+        } else if let Cross::Offer(term, event) = cross {
+            if let Event::Offer { conn, .. } = event {
+                self.floor.terms.insert(conn, term);
+            }
+            self.engine.step(now, event, &mut self.floor);
+        } else if cross.term().is_none_or(|(to, term)| self.floor.serves(to, term)) {
             cross.with_effect(|home, effect| self.floor.carry_out(home, effect));
         }
         self.settle(now);
@@ -470,15 +476,18 @@ impl Shard {
             && !wire.is_held()
             && at < end
         {
-            match self.next(id, &mut buf[at..end], &mut frames) {
-                Some(Step::Message { len }) => {
-                    let message = frames.view(&buf[at..at + len]);
-                    self.expect(id, len);
-                    if !self.on_message(now, id, &message, None) {
-                        break;
-                    }
-                    at += len;
+            let out = wire.outbox.small();
+            let step = wire.zmtp.next(&self.zmtp, &mut buf[at..end], &mut frames, out);
+            if let Ok(Step::Message { len }) = step {
+                wire.note_message(now, len);
+                let message = frames.view(&buf[at..at + len]);
+                if !self.on_message(now, id, &message, None) {
+                    break;
                 }
+                at += len;
+                continue;
+            }
+            match self.settle_step(id, step) {
                 Some(Step::Skip { len, event }) => {
                     at += len;
                     self.on_zmtp(now, id, event);
@@ -487,7 +496,7 @@ impl Shard {
                     end -= len;
                     self.on_zmtp(now, id, event);
                 }
-                Some(Step::More { .. }) | None => break,
+                Some(Step::Message { .. } | Step::More { .. }) | None => break,
             }
         }
         self.frames = frames;
@@ -509,7 +518,9 @@ impl Shard {
             {
                 let mut rest = buf.split_off(len);
                 let whole = Bytes::from(buf);
-                self.expect(id, len);
+                if let Some(wire) = self.floor.wire(id) {
+                    wire.note_message(now, len);
+                }
                 let message = frames.view(&whole);
                 let taken = self.on_message(now, id, &message, Some(&whole));
                 self.frames = frames;
@@ -547,16 +558,17 @@ impl Shard {
         }
     }
 
-    fn expect(&mut self, id: ConnId, len: usize) {
-        if let Some(wire) = self.floor.wire(id) {
-            wire.expect = if len >= LARGE_BODY { len } else { 0 };
-        }
-    }
-
     /// The next item; `None` if the peer broke the protocol.
     fn next(&mut self, id: ConnId, buf: &mut [u8], frames: &mut Frames) -> Option<Step> {
         let wire = self.floor.wire(id)?;
         let step = wire.zmtp.next(&self.zmtp, buf, frames, wire.outbox.small());
+        self.settle_step(id, step)
+    }
+
+    /// After the codec said what comes next: whatever is not a message may have made it write, or
+    /// ended the connection.
+    fn settle_step(&mut self, id: ConnId, step: Result<Step, zmtp::Error>) -> Option<Step> {
+        let wire = self.floor.wire(id)?;
         wire.need = match step {
             Ok(Step::More { need }) => need,
             Ok(_) | Err(_) => 0,
@@ -608,9 +620,6 @@ impl Shard {
         whole: Option<&Bytes>,
     ) -> bool {
         self.floor.counters.messages += 1;
-        if let Some(wire) = self.floor.wire(id) {
-            wire.last_use = now;
-        }
         match mdp::read(message) {
             Word::Request { version, header, service, body } => {
                 self.on_request(now, id, message, whole, version, header, service, body)
@@ -808,14 +817,20 @@ impl Shard {
         let seats = concurrency.clamp(1, self.floor.config.engine.concurrency_max);
         let beat = now + self.floor.config.heartbeat;
         let Some(wire) = self.floor.wire(id) else { return };
-        wire.role = Role::Serving(Serving { home, seats, held: 0, last_word: now });
+        let term = wire.terms;
+        wire.terms = term.wrapping_add(1);
+        wire.role = Role::Serving(Serving { home, term, seats, held: 0, last_word: now });
         wire.next_beat = wire.next_beat.min(beat);
         let name = Bytes::copy_from_slice(service);
         let remote = wire.remote;
         self.floor.arm(id, beat);
         self.floor.notes.push(Note::WorkerJoined(id, remote, name, seats));
         let offer = Event::Offer { conn: id, service: Blob::Slice(service), concurrency: seats };
-        self.route(now, id, home, offer);
+        if home == self.me {
+            return self.route(now, id, home, offer);
+        }
+        *self.floor.known_to(id) |= 1 << home;
+        self.floor.cross.push((home, Cross::Offer(term, offer.into_static())));
     }
 
     /// A registered worker did something it must not: it is told to go, and what it holds goes to

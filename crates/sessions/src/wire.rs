@@ -6,6 +6,7 @@ use core::net::SocketAddr;
 use engine::{RequestId, Span, Time};
 use zmtp::{put_frame, raw_frames, set_more_on_last};
 
+use crate::LARGE_BODY;
 use crate::config::Dialect;
 use crate::mdp::Version;
 use crate::outbox::Outbox;
@@ -40,6 +41,8 @@ pub(crate) struct Wire {
     /// Silence after which the peer itself asked to be given up (RFC 37, PING's TTL).
     pub(crate) ttl: Span,
     pub(crate) role: Role,
+    /// Terms it served.
+    pub(crate) terms: u32,
     /// How its worker side speaks.
     pub(crate) version: Version,
     /// Its worker side uses the empty delimiter.
@@ -83,6 +86,9 @@ pub(crate) enum Role {
 pub(crate) struct Serving {
     /// The shard where its service lives.
     pub(crate) home: u8,
+    /// How often the connection had offered itself before: what crosses from the home of an earlier
+    /// term is void.
+    pub(crate) term: u32,
     pub(crate) seats: u32,
     /// Requests it holds.
     pub(crate) held: u32,
@@ -155,6 +161,7 @@ impl Wire {
             unanswered: 0,
             ttl: Span::MAX,
             role: Role::Fresh,
+            terms: 0,
             version: Version::V01,
             delimiter: true,
             in_flight: 0,
@@ -167,6 +174,13 @@ impl Wire {
             closing: false,
             parted: false,
         }
+    }
+
+    /// A whole message of `len` octets came.
+    pub(crate) fn note_message(&mut self, now: Time, len: usize) {
+        self.need = 0;
+        self.last_use = now;
+        self.expect = if len >= LARGE_BODY { len } else { 0 };
     }
 
     pub(crate) fn serving(&mut self) -> Option<&mut Serving> {

@@ -11,7 +11,7 @@ pub enum Bug {
     WrongHead,
     /// The worker that offered last is served first.
     NewestWorker,
-    /// A redelivered request waits although an offer is free.
+    /// An offer is forgotten when requests wait for it.
     IdleWhileWaiting,
     /// Requests of a client that left stay in line.
     ForgottenClient,

@@ -565,13 +565,12 @@ fn difference(must: &[Told], has: &[Told]) -> String {
 fn blame(must: &[Told], has: &[Told]) -> &'static str {
     let (must, has) = (in_promised_order(must), in_promised_order(has));
     let deliveries = |told: &BTreeMap<ConnId, Vec<Told>>| -> Vec<(u64, ConnId)> {
-        let all = told.values().flatten();
-        let mut pairs: Vec<(u64, ConnId)> = all
-            .filter_map(|told| match told {
-                Told::Deliver { to, request, .. } => Some((*request, *to)),
-                _ => None,
-            })
-            .collect();
+        let mut pairs = Vec::new();
+        for told in told.values().flatten() {
+            if let Told::Deliver { to, request, .. } = told {
+                pairs.push((*request, *to));
+            }
+        }
         pairs.sort_unstable();
         pairs
     };

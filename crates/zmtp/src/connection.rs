@@ -49,6 +49,8 @@ pub struct Connection {
     /// The peer's; 0 before its greeting, `u8::MAX` if its major version is above 3.
     minor: u8,
     phase: Phase,
+    /// Commands taken out of the unfinished message so far.
+    cuts: u8,
 }
 
 /// There may be 100,000 of these.
@@ -85,7 +87,8 @@ pub enum Step {
         /// its length at this call, and within the limits.
         need: usize,
     },
-    /// The connection's own business: greeting, handshake, a command.
+    /// The connection's own business: greeting, handshake, a command. If the command stood between
+    /// the frames of an unfinished message, what came before it was moved behind it.
     Skip {
         /// Octets to consume from the start of the buffer.
         len: usize,
@@ -133,7 +136,13 @@ impl Connection {
             "our own identity is invalid"
         );
         put_greeting(out, config.mechanism);
-        Connection { identity: Box::default(), socket_type: None, minor: 0, phase: Phase::Greeting }
+        Connection {
+            identity: Box::default(),
+            socket_type: None,
+            minor: 0,
+            phase: Phase::Greeting,
+            cuts: 0,
+        }
     }
 
     /// Whether messages may be sent and received.
@@ -221,6 +230,7 @@ impl Connection {
             }
             frames.spans.push(Span { start: header.start, end });
             if header.flags & MORE == 0 {
+                self.cuts = 0;
                 return Ok(Step::Message { len: end });
             }
             pos = end;
@@ -260,8 +270,18 @@ impl Connection {
         if pos == 0 {
             return Ok(Step::Skip { len: end, event });
         }
+        self.cuts += 1;
+        if self.cuts > COMMANDS_IN_MESSAGE_MAX {
+            return Err(Error::TooManyCommands { limit: COMMANDS_IN_MESSAGE_MAX });
+        }
+        // The shorter side is moved.
+        let len = end - pos;
+        if pos <= buf.len() - end {
+            buf.copy_within(..pos, len);
+            return Ok(Step::Skip { len, event });
+        }
         buf.copy_within(end.., pos);
-        Ok(Step::Cut { len: end - pos, event })
+        Ok(Step::Cut { len, event })
     }
 
     #[cold]
@@ -366,5 +386,9 @@ fn refuse(error: Error, out: &mut Vec<u8>) -> Error {
     }
     error
 }
+
+/// Each command in the middle of a message moves bytes; peers send one now and then (a PING), so
+/// that many in one message are no accident.
+const COMMANDS_IN_MESSAGE_MAX: u8 = 64;
 
 const EARLY_MESSAGE: Error = Error::Unexpected { what: "message before READY" };

@@ -71,6 +71,12 @@ pub enum Error {
         /// The limit, frames.
         limit: u32,
     },
+    /// More commands between the frames of one message than any heartbeat explains.
+    #[error("more than {limit} commands inside one message")]
+    TooManyCommands {
+        /// The limit, commands.
+        limit: u8,
+    },
     /// Reserved bits are set, or a command has the MORE bit (RFC 37, "Framing").
     #[error("bad frame flags {flags:#04x}")]
     BadFlags {
@@ -120,6 +126,7 @@ impl Error {
             Error::TooLarge { what: What::Message, .. } => "message_too_large",
             Error::TooLarge { what: What::Command, .. } => "command_too_large",
             Error::TooManyFrames { .. } => "too_many_frames",
+            Error::TooManyCommands { .. } => "too_many_commands",
             Error::BadFlags { .. } => "bad_flags",
             Error::BadCommand { .. } => "bad_command",
             Error::BadReady { .. } => "bad_ready",

@@ -1,7 +1,7 @@
 //! Stories of the engine as text: commands, `----`, and every effect that came of them.
 //!
 //! `REWRITE=1 cargo test -p maitred-engine transcripts` writes what comes of them into the files;
-//! then read the diff. A block ends with an empty line; `#` begins a comment. Times are in
+//! then read the diff. A block ends with an empty line; `#` begins a comment. Times are
 //! milliseconds.
 //!
 //! | command | |

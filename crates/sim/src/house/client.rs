@@ -26,7 +26,8 @@ pub(crate) struct Client {
     curious: u64,
     favourite: usize,
     open: Vec<u64>,
-    /// Questions to the broker itself, in order: the service, and since when it surely had no worker.
+    /// Questions to the broker itself, in order: the service, and since when it surely had no
+    /// worker.
     questions: Vec<(usize, Option<Time>)>,
     ask_at: Time,
     heard: Time,
@@ -179,10 +180,8 @@ impl Client {
             let text = format!("link {link} got an answer it did not ask for: {reply:?}");
             return Err(Violation::new("mmi", text));
         }
-        // Questions of one service's home may overtake those of another's; the truth of all that
-        // were asked is checked by the one that holds for each.
-        let place = 0;
-        let (service, since) = self.questions.remove(place);
+        // In order with one shard. With several, what is true of a home may be on its way.
+        let (service, since) = self.questions.remove(0);
         let none = since.is_some() && truth.without_worker_since(service) == since;
         let word = reply.body[0].as_slice();
         let known = word == b"200" || word == b"404";

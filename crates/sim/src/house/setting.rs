@@ -47,9 +47,11 @@ impl Setting {
     pub(crate) fn some(rng: &mut Rng) -> Setting {
         let large = rng.chance(12);
         let answers_all = rng.chance(70);
-        let mut shard = ShardConfig::default();
-        shard.heartbeat = Span::from_millis(rng.pick(&[100, 300, 1_000]));
-        shard.liveness = rng.pick(&[2, 3, 4]);
+        let mut shard = ShardConfig {
+            heartbeat: Span::from_millis(rng.pick(&[100, 300, 1_000])),
+            liveness: rng.pick(&[2, 3, 4]),
+            ..ShardConfig::default()
+        };
         shard.limits.connections = rng.pick(&[6, 20, 100]);
         shard.limits.out_bytes = rng.pick(&[16 << 10, 256 << 10, 4 << 20]);
         shard.limits.handshake = Span::from_millis(rng.pick(&[500, 5_000]));

@@ -95,8 +95,8 @@ impl Worker {
         }
     }
 
-    /// It behaves from here on. Says whether it must start anew, because it holds what it will never
-    /// answer.
+    /// It behaves from here on. Says whether it must start anew, because it holds what it will
+    /// never answer.
     pub(crate) fn calm(&mut self) -> bool {
         self.manners = Manners::default();
         self.beats = true;

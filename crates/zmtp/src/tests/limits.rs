@@ -77,6 +77,16 @@ fn more_frames_than_allowed() {
 }
 
 #[test]
+fn more_commands_inside_a_message_than_heartbeats_explain() {
+    let inside =
+        |count| [b"\x01\x01a", &command(b"\x01X").repeat(count)[..], b"\x00\x01b"].concat();
+    let twice = [inside(64), inside(64)].concat();
+    check(Case::traffic("64 in each", &twice).message(&[b"a", b"b"]).message(&[b"a", b"b"]));
+    let refused = Case::traffic("65 in one", &inside(65));
+    check(refused.refuses("too_many_commands", Error::TooManyCommands { limit: 64 }));
+}
+
+#[test]
 fn a_command_above_its_limit() {
     let headers: [(&[u8], u64); 3] = [
         (b"\x04\x21", 33),
