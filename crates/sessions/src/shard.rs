@@ -480,7 +480,7 @@ impl Shard {
         let mut frames = core::mem::take(&mut self.frames);
         let (mut at, mut end) = (0, buf.len());
         while let Some(wire) = self.floor.wire(id)
-            && !wire.is_held()
+            && !wire.is_stopped()
             && at < end
         {
             let out = wire.outbox.small();
@@ -513,7 +513,7 @@ impl Shard {
     /// Consumes what is pending. A large message at its start is not copied.
     fn feed_pending(&mut self, now: Time, id: ConnId) {
         let Some(wire) = self.floor.wire(id) else { return };
-        if wire.is_held() || wire.pending.len() < wire.need {
+        if wire.is_stopped() || wire.pending.len() < wire.need {
             return;
         }
         let mut buf = core::mem::take(&mut wire.pending);

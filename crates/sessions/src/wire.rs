@@ -214,6 +214,12 @@ impl Wire {
         }
     }
 
+    /// Whether what it said already is left alone for now. A slow reader's is not: room that was
+    /// kept for its request must not wait for it to read.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.paused != 0 || self.closing
+    }
+
     /// Whether nothing more is read from it for now.
     pub(crate) fn is_held(&self) -> bool {
         self.paused != 0 || self.slow || self.closing
