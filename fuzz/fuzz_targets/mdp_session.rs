@@ -1,8 +1,8 @@
 //! Whatever peers say to shards in whatever order: no panic, accounts that balance, nothing that
 //! waits while an offer is free, and nothing left when all are gone.
 //!
-//! Input: one octet of circumstances (0x01 two shards, 0x02 tight limits, 0x04 bytewise), then steps.
-//! A step is its kind, a peer, and what the kind needs:
+//! Input: one octet of circumstances (0x01 two shards, 0x02 tight limits, 0x04 bytewise), then
+//! steps. A step is its kind, a peer, and what the kind needs:
 //!
 //! | kind | |
 //! |---|---|
@@ -10,15 +10,15 @@
 //! | 1 | raw bytes: their number, then they |
 //! | 2 | time: in 100 ms |
 //! | 3 | the peer leaves |
-//! | 4 | a new peer: 0x01 on the other shard, 0x02 of ZMTP 3.0, 0x04 answers PING, 0x08 says nothing |
+//! | 4 | a new peer: 0x01 on the other shard, 0x02 ZMTP 3.0, 0x04 answers PING, 0x08 is mute |
 //! | 5 | a call from inside: a frame that names the service |
 //! | 6 | a call is given up |
 //! | 7 | the peer stops reading, or reads again |
 //! | 8 | other rules: an octet of them |
 //! | 9 | drain |
 //!
-//! A frame is an octet: below 0x40 a word of [`WORDS`], the last tokens, then one octet; from there on
-//! so many octets as it says, 0xff a body of 17,000.
+//! A frame is an octet: below 0x40 a word of [`WORDS`], the last tokens, then one octet; from there
+//! on so many octets as it says, 0xff a body of 17,000.
 #![no_main]
 
 use engine::Span;

@@ -6,8 +6,9 @@
 //! 3. take commands, accept connections;
 //! 4. read each ready connection once (at most one buffer each, so that nobody starves);
 //! 5. let the shard do what is due;
-//! 6. flush each touched connection once, close what is to be closed;
-//! 7. hand out the outcomes of local calls, write the log.
+//! 6. flush each touched connection once, close what is to be closed, hand out the outcomes of
+//!    local calls, until that leaves nothing more to do;
+//! 7. write the log.
 //!
 //! Readiness is edge-triggered: a connection stays in `ready` until a read came up short.
 
@@ -161,10 +162,7 @@ impl Reactor {
             if self.shard.deadline().is_some_and(|due| due <= now) {
                 self.shard.tick(now);
             }
-            self.flush_touched(now);
-            self.close_closing(now);
-            self.resume();
-            self.hand_out_outcomes(now);
+            self.settle(now);
             self.log();
             spin = count == 1 && waited < 4 * SPIN;
             if self.drained || self.drain_until.is_some_and(|until| until <= Instant::now()) {
@@ -341,18 +339,25 @@ impl Reactor {
         }
     }
 
-    /// Until nothing is left: a flush may end a connection, whose requests then go to others, or let
-    /// one be read again that was too slow.
-    fn flush_touched(&mut self, now: Time) {
-        let mut ids = std::mem::take(&mut self.scratch.ids);
+    /// Flushes, closes and hands out until nothing is left: the end of a connection, for instance,
+    /// gives its requests to others, which then have something to be flushed.
+    fn settle(&mut self, now: Time) {
         loop {
-            self.shard.take_touched(&mut ids);
-            if ids.is_empty() {
+            self.flush_touched(now);
+            self.close_closing(now);
+            self.hand_out_outcomes(now);
+            if self.shard.is_settled() {
                 break;
             }
-            for id in ids.drain(..) {
-                self.flush(now, id);
-            }
+        }
+        self.resume();
+    }
+
+    fn flush_touched(&mut self, now: Time) {
+        let mut ids = std::mem::take(&mut self.scratch.ids);
+        self.shard.take_touched(&mut ids);
+        for id in ids.drain(..) {
+            self.flush(now, id);
         }
         self.scratch.ids = ids;
     }
@@ -550,8 +555,7 @@ impl Reactor {
     /// Tells every worker, and gives the kernel a moment to carry it away.
     fn say_goodbye(mut self) -> io::Result<()> {
         let now = self.clock.now();
-        self.hand_out_outcomes(now);
-        self.flush_touched(now);
+        self.settle(now);
         let until = Instant::now() + GOODBYE;
         while self.unsent() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));

@@ -406,6 +406,13 @@ impl Shard {
         into.append(&mut self.closing);
     }
 
+    /// Whether nothing waits in [`take_touched`](Shard::take_touched),
+    /// [`take_closing`](Shard::take_closing) and [`take_outcomes`](Shard::take_outcomes).
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.floor.touched.is_empty() && self.closing.is_empty() && self.floor.outcomes.is_empty()
+    }
+
     /// Connections that were paused and may be read again.
     pub fn take_resumed(&mut self, into: &mut Vec<ConnId>) {
         into.append(&mut self.readable);

@@ -183,6 +183,7 @@ impl Connection {
         if self.phase == Phase::Ready
             && let Some(len) = read_short_message(&config.limits, buf, frames)
         {
+            self.cuts = 0;
             return Ok(Step::Message { len });
         }
         frames.spans.clear();
