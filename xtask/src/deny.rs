@@ -19,7 +19,7 @@ pub(crate) fn run() -> Result<(), String> {
         String::from_utf8_lossy(&output.stdout).trim() == format!("cargo-deny {VERSION}")
     });
     if !current {
-        let mut install = cargo("install cargo-deny --locked --quiet --version");
+        let mut install = cargo("install cargo-deny --locked --quiet --debug --version");
         sh("install cargo-deny", install.arg(VERSION).arg("--root").arg(&tools))?;
     }
     let checks = ["check", "bans", "licenses", "sources"];
