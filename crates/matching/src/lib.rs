@@ -42,11 +42,15 @@ mod time;
 
 mod queue;
 
+mod fair;
+
 mod broker;
 
 #[cfg(test)]
 mod tests;
 
 pub use broker::{Broker, Drops, Match, Outcome, Party, Side};
-pub use queue::{Discipline, DropFrom, Dropped, Entry, Key, Order, Queue, QueueConfig, Reason};
+pub use fair::{FairConfig, FairKey, FairQueue};
+pub use queue::{Codel, ConfigError, Discipline, DropFrom, Order, QueueConfig};
+pub use queue::{Dropped, Entry, Key, Queue, Reason};
 pub use time::{Span, Time};

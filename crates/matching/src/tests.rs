@@ -6,4 +6,6 @@ mod broker;
 
 mod queue;
 
+mod quirks;
+
 mod recorded;

@@ -109,6 +109,7 @@ impl Line {
     fn expiry(&self, send: Time) -> Time {
         match self.config.discipline {
             Discipline::Drop | Discipline::Timeout(Span::MAX) => Time::MAX,
+            Discipline::Codel(_) => unreachable!("CoDel has a model of its own"),
             Discipline::Timeout(timeout) => send + timeout,
         }
     }

@@ -1,0 +1,164 @@
+//! What configures a line, and which configurations make sense.
+
+use core::fmt;
+
+use crate::time::Span;
+
+/// Who is handed out first.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Order {
+    /// The one who waited longest (FIFO).
+    #[default]
+    Fifo,
+    /// The one who came last (LIFO): the freshest waiter is the likeliest to be still there.
+    Lifo,
+}
+
+/// Who makes room when the line is full.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum DropFrom {
+    /// The newcomer is refused.
+    #[default]
+    Back,
+    /// The oldest is dropped and the newcomer takes the last place.
+    Front,
+}
+
+/// How waiters leave a line other than by a match.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Discipline {
+    /// Only the capacity bounds the line.
+    #[default]
+    Drop,
+    /// A waiter is dropped once it has waited this long (equality drops).
+    Timeout(Span),
+    /// The oldest are dropped, faster and faster, while the line stays slow.
+    Codel(Codel),
+}
+
+/// The two knobs of CoDel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Codel {
+    /// A wait that is good enough: below it nobody is dropped. 5 to 20 % of `interval`.
+    pub target: Span,
+    /// How long the line must be slow before the first drop: the time a client takes to react,
+    /// or the 95th percentile of the time it takes to serve.
+    pub interval: Span,
+}
+
+impl Default for Codel {
+    /// `sbroker`'s own: 100 ms and 1 s.
+    fn default() -> Codel {
+        Codel { target: Span::from_millis(100), interval: Span::from_secs(1) }
+    }
+}
+
+/// Everything that configures one line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct QueueConfig {
+    /// Who is handed out first.
+    pub order: Order,
+    /// Who makes room at `max`. A `max` of 0 always refuses the newcomer.
+    pub drop_from: DropFrom,
+    /// No waiter is dropped for age while the line has at most this many.
+    pub min: usize,
+    /// Most waiters the line holds.
+    pub max: usize,
+    /// How waiters are dropped for age.
+    pub discipline: Discipline,
+}
+
+impl Default for QueueConfig {
+    fn default() -> QueueConfig {
+        QueueConfig {
+            order: Order::Fifo,
+            drop_from: DropFrom::Back,
+            min: 0,
+            max: usize::MAX,
+            discipline: Discipline::Drop,
+        }
+    }
+}
+
+impl QueueConfig {
+    /// A FIFO line whose waiters give up after `timeout`.
+    #[must_use]
+    pub fn timeout(timeout: Span) -> QueueConfig {
+        QueueConfig { discipline: Discipline::Timeout(timeout), ..QueueConfig::default() }
+    }
+
+    /// A FIFO line that CoDel keeps near `target`.
+    #[must_use]
+    pub fn codel(target: Span, interval: Span) -> QueueConfig {
+        let codel = Codel { target, interval };
+        QueueConfig { discipline: Discipline::Codel(codel), ..QueueConfig::default() }
+    }
+
+    /// The same line holding at most `max` waiters.
+    #[must_use]
+    pub fn with_max(self, max: usize) -> QueueConfig {
+        QueueConfig { max, ..self }
+    }
+
+    /// The same line with another order of hand-out.
+    #[must_use]
+    pub fn with_order(self, order: Order) -> QueueConfig {
+        QueueConfig { order, ..self }
+    }
+
+    /// Whether the configuration makes sense. Whoever changes a live line asks first, so that a
+    /// bad value harms nobody who waits (quirk Q12).
+    ///
+    /// # Errors
+    /// Names the first value out of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.min > self.max {
+            return Err(ConfigError::MinAboveMax);
+        }
+        match self.discipline {
+            Discipline::Drop => Ok(()),
+            Discipline::Timeout(timeout) => at_least(timeout, 0, ConfigError::Timeout),
+            Discipline::Codel(Codel { target, interval }) => {
+                at_least(target, 0, ConfigError::Target)?;
+                at_least(interval, 1, ConfigError::Interval)
+            }
+        }
+    }
+
+    pub(super) fn evicts_front(&self) -> bool {
+        self.drop_from == DropFrom::Front && self.max > 0
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ConfigError {
+    /// `min` is above `max`.
+    MinAboveMax,
+    /// A timeout below zero.
+    Timeout,
+    /// A target below zero.
+    Target,
+    /// An interval that is not above zero.
+    Interval,
+    /// No flows at all.
+    Flows,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ConfigError::MinAboveMax => "min must not be above max",
+            ConfigError::Timeout => "timeout must not be negative",
+            ConfigError::Target => "target must not be negative",
+            ConfigError::Interval => "interval must be above zero",
+            ConfigError::Flows => "flows must be above zero",
+        })
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+pub(crate) fn at_least(span: Span, nanos: i64, error: ConfigError) -> Result<(), ConfigError> {
+    if span.as_nanos() < nanos { Err(error) } else { Ok(()) }
+}
