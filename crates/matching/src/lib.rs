@@ -46,11 +46,26 @@ mod fair;
 
 mod broker;
 
+mod valve;
+
+mod regulator;
+
+mod meter;
+
+mod protector;
+
+pub mod balancer;
+
 #[cfg(test)]
 mod tests;
 
 pub use broker::{Broker, Drops, Match, Outcome, Party, Side};
 pub use fair::{FairConfig, FairKey, FairQueue};
+pub use meter::{Alarm, AlarmConfig, AlarmMeter, BetterConfig, BetterMeter, PieConfig, PieMeter};
+pub use meter::{PieSide, Published, Sample, Target, UpdateMeter, Watch};
+pub use protector::{PARTS, Protector, parts};
 pub use queue::{Codel, ConfigError, Discipline, DropFrom, Order, QueueConfig};
 pub use queue::{Dropped, Entry, Key, Queue, Reason};
+pub use regulator::{Admissions, Admitted, GoOn, Lock, Regulator};
 pub use time::{Span, Time};
+pub use valve::{Breaker, Gradient, Report, Rule, Valve, ValveConfig};

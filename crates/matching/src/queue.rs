@@ -22,6 +22,8 @@ mod codel;
 mod config;
 
 use codel::Control;
+pub(crate) use codel::gap;
+pub(crate) use config::at_least;
 pub use config::{Codel, ConfigError, Discipline, DropFrom, Order, QueueConfig};
 
 slotmap::new_key_type! {

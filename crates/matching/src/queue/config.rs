@@ -143,6 +143,12 @@ pub enum ConfigError {
     Interval,
     /// No flows at all.
     Flows,
+    /// A breaker without failures or probes, or with more than 100 percent.
+    Breaker,
+    /// Nobody to update.
+    NoTarget,
+    /// The same regulator and side twice.
+    DuplicateTarget,
 }
 
 impl fmt::Display for ConfigError {
@@ -153,6 +159,9 @@ impl fmt::Display for ConfigError {
             ConfigError::Target => "target must not be negative",
             ConfigError::Interval => "interval must be above zero",
             ConfigError::Flows => "flows must be above zero",
+            ConfigError::Breaker => "failures and probes must be above zero, percent at most 100",
+            ConfigError::NoTarget => "there must be somebody to update",
+            ConfigError::DuplicateTarget => "a regulator and side stand there twice",
         })
     }
 }

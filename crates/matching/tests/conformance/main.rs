@@ -11,8 +11,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
+mod brokers;
 mod configs;
+mod meters;
 mod queues;
+mod valves;
 mod words;
 
 /// What replaying one trace showed.
@@ -59,9 +62,25 @@ fn replay(trace: &Value) -> Verdict {
         | "sbroker_timeout_queue"
         | "sbroker_codel_queue"
         | "sbroker_fair_queue" => queues::replay(trace),
+        "sregulator_open_valve"
+        | "sregulator_relative_valve"
+        | "sregulator_codel_valve"
+        | "sregulator_rate_valve" => valves::replay(trace),
+        "regulator_scenario" => valves::scenario(trace),
+        "broker_scenario" => brokers::scenario(trace),
+        "broker_settle" => brokers::settle(trace),
+        "broker_metrics" | "regulator_metrics" => meters::read(trace),
+        "sprotector_pie_meter" => meters::pie(trace),
+        "sbetter_meter" => meters::better(trace),
+        "sbroker_overload_meter" | "sregulator_underload_meter" => meters::alarm(trace),
+        "sregulator_update_meter" => meters::update(trace),
+        "sprotector_decide" => brokers::decide(trace),
+        "sprotector_sequence" => brokers::gate(trace),
+        "sbetter_pick" => brokers::pick(trace),
+        "sbetter_compare" => brokers::compare(trace),
         "config_validation" => configs::replay(trace),
         "broker_time" | "regulator_time" => Verdict::Skipped("there is no cached clock"),
-        _ => Verdict::Skipped("unknown component"),
+        component => Verdict::Differs(0, format!("unknown component {component}")),
     }
 }
 
@@ -71,7 +90,8 @@ fn excuse(trace: &Value, step: usize) -> Option<&str> {
     let tags = trace["quirks"].as_array()?;
     tags.iter().map(words::text).find(|tag| match *tag {
         "Q1" | "Q2" | "Q3" | "Q5" => queues::shows(tag, trace, step),
-        "accepts-unknown-options" => true,
+        "Q10" | "Q11" => valves::shows(tag, trace, step),
+        "Q6" | "accepts-unknown-options" => true,
         _ => false,
     })
 }

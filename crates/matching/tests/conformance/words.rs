@@ -135,3 +135,10 @@ fn index(index: &str) -> Result<Option<u64>, Bad> {
         None | Some(_) => Err("badarg"),
     }
 }
+
+/// Notifications of different clients have no order.
+pub(crate) fn sort_notified(expected: &mut Value) {
+    if let Some(notified) = expected["notified"].as_array_mut() {
+        notified.sort_by_key(|one| number(&one["id"]));
+    }
+}
