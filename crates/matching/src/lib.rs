@@ -64,7 +64,7 @@ pub use fair::{FairConfig, FairKey, FairQueue};
 pub use meter::{Alarm, AlarmConfig, AlarmMeter, BetterConfig, BetterMeter, PieConfig, PieMeter};
 pub use meter::{PieSide, Published, Sample, Target, UpdateMeter, Watch};
 pub use protector::{PARTS, Protector, parts};
-pub use queue::{Codel, ConfigError, Discipline, DropFrom, Order, QueueConfig};
+pub use queue::{Aim, Codel, ConfigError, Discipline, DropFrom, Order, QueueConfig};
 pub use queue::{Dropped, Entry, Key, Queue, Reason};
 pub use regulator::{Admissions, Admitted, GoOn, Lock, Regulator};
 pub use time::{Span, Time};

@@ -18,13 +18,15 @@ use slotmap::{Key as _, SlotMap};
 
 use crate::time::{Span, Time};
 
+mod aim;
 mod codel;
 mod config;
 
+use aim::Health;
 use codel::Control;
 pub(crate) use codel::gap;
 pub(crate) use config::at_least;
-pub use config::{Codel, ConfigError, Discipline, DropFrom, Order, QueueConfig};
+pub use config::{Aim, Codel, ConfigError, Discipline, DropFrom, Order, QueueConfig};
 
 slotmap::new_key_type! {
     /// Names one waiter in one queue. A key of a waiter that left is harmless for ever.
@@ -99,6 +101,8 @@ pub struct Queue<T> {
     timer: Time,
     /// What CoDel knows about the line.
     control: Control,
+    /// How a line with an aim is doing.
+    health: Health,
     /// The waiters with a deadline of their own, soonest first.
     hasty: BTreeSet<(Time, Key)>,
     /// Waiters that were put back, by send time and rank: finds a newcomer's place among them in
@@ -110,7 +114,7 @@ impl<T> Queue<T> {
     /// An empty line.
     #[must_use]
     pub fn new(config: QueueConfig, now: Time) -> Queue<T> {
-        Queue {
+        let mut queue = Queue {
             config,
             nodes: SlotMap::with_key(),
             head: Key::null(),
@@ -118,9 +122,14 @@ impl<T> Queue<T> {
             wake: now,
             timer: Time::MAX,
             control: Control::new(now),
+            health: Health::new(now),
             hasty: BTreeSet::new(),
             returned: BTreeMap::new(),
+        };
+        if let Discipline::Aim(aim) = config.discipline {
+            queue.aim_start(aim, now);
         }
+        queue
     }
 
     /// Waiters in the line.
@@ -187,6 +196,7 @@ impl<T> Queue<T> {
         match self.config.discipline {
             Discipline::Drop | Discipline::Timeout(_) => now,
             Discipline::Codel(codel) => self.codel_forget_at(codel, now),
+            Discipline::Aim(_) => self.aim_forget_at(now),
         }
     }
 
@@ -217,6 +227,10 @@ impl<T> Queue<T> {
             Discipline::Codel(codel) => {
                 self.expire_hasty(now, drops);
                 self.codel_pushed(codel, now, drops);
+            }
+            Discipline::Aim(aim) => {
+                self.expire_hasty(now, drops);
+                self.aim_push(aim, now, drops);
             }
         }
         self.nodes.contains_key(key).then_some(key)
@@ -272,7 +286,7 @@ impl<T> Queue<T> {
         }
         self.returned.insert((send, rank), key);
         match self.config.discipline {
-            Discipline::Drop => {}
+            Discipline::Drop | Discipline::Aim(_) => {}
             Discipline::Timeout(_) => self.wake = self.wake.min(self.expiry(send)),
             Discipline::Codel(codel) => self.codel_put_back(codel, send),
         }
@@ -282,11 +296,17 @@ impl<T> Queue<T> {
     /// Hands out the next waiter, dropping those that are due on the way.
     pub fn pop(&mut self, now: Time, drops: &mut Vec<Dropped<T>>) -> Option<Entry<T>> {
         self.expire_hasty(now, drops);
-        match (self.config.discipline, self.config.order) {
-            (Discipline::Codel(codel), Order::Fifo) => self.codel_pop_fifo(codel, now, drops),
-            (Discipline::Codel(codel), Order::Lifo) => self.codel_pop_lifo(codel, now, drops),
-            (Discipline::Drop | Discipline::Timeout(_), Order::Fifo) => self.pop_fifo(now, drops),
-            (Discipline::Drop | Discipline::Timeout(_), Order::Lifo) => self.pop_lifo(now, drops),
+        let newest_first = match self.config.order {
+            Order::Fifo => false,
+            Order::Lifo => true,
+            Order::Adaptive => self.is_shedding(),
+        };
+        match (self.config.discipline, newest_first) {
+            (Discipline::Aim(aim), _) => self.aim_pop(aim, now, drops),
+            (Discipline::Codel(codel), false) => self.codel_pop_fifo(codel, now, drops),
+            (Discipline::Codel(codel), true) => self.codel_pop_lifo(codel, now, drops),
+            (Discipline::Drop | Discipline::Timeout(_), false) => self.pop_fifo(now, drops),
+            (Discipline::Drop | Discipline::Timeout(_), true) => self.pop_lifo(now, drops),
         }
     }
 
@@ -326,6 +346,7 @@ impl<T> Queue<T> {
                 }
             }
             Discipline::Codel(codel) => self.codel_tick(codel, now, drops),
+            Discipline::Aim(aim) => self.aim_tick(aim, now, drops),
         }
     }
 
@@ -344,9 +365,9 @@ impl<T> Queue<T> {
         self.trim(drops);
         match (before.discipline, config.discipline) {
             (Discipline::Codel(_), Discipline::Codel(codel)) => self.codel_adjust(codel, now),
-            (Discipline::Drop | Discipline::Timeout(_), Discipline::Codel(_)) => {
-                self.codel_start(now);
-            }
+            (Discipline::Aim(_), Discipline::Aim(aim)) => self.aim_adjust(aim, now),
+            (_, Discipline::Codel(_)) => self.codel_start(now),
+            (_, Discipline::Aim(aim)) => self.aim_start(aim, now),
             (_, Discipline::Drop | Discipline::Timeout(_)) => self.wake = now,
         }
         self.tick(now, drops);
@@ -397,6 +418,7 @@ impl<T> Queue<T> {
             Discipline::Drop | Discipline::Timeout(Span::MAX) => return None,
             Discipline::Timeout(_) => self.wake,
             Discipline::Codel(_) => self.timer,
+            Discipline::Aim(aim) => self.aim_deadline(aim),
         };
         (self.len() > self.config.min).then_some(due)
     }
@@ -481,7 +503,7 @@ impl<T> Queue<T> {
 
     fn expiry(&self, send: Time) -> Time {
         match self.config.discipline {
-            Discipline::Drop | Discipline::Codel(_) => Time::MAX,
+            Discipline::Drop | Discipline::Codel(_) | Discipline::Aim(_) => Time::MAX,
             Discipline::Timeout(timeout) => send + timeout,
         }
     }

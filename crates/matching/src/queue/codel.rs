@@ -46,6 +46,10 @@ impl Control {
         Control { phase: Phase::Calm, count: 0, drop_next: now }
     }
 
+    pub(super) fn is_dropping(&self) -> bool {
+        self.phase == Phase::Dropping
+    }
+
     fn enter(&mut self, now: Time, interval: Span) {
         let remembered = now - self.drop_next < interval.times(MEMORY);
         if self.count > 2 && remembered {

@@ -12,6 +12,10 @@ pub enum Order {
     Fifo,
     /// The one who came last (LIFO): the freshest waiter is the likeliest to be still there.
     Lifo,
+    /// FIFO as long as the line is healthy, LIFO while it sheds load
+    /// ([`Discipline::Codel`], [`Discipline::Aim`]): then those who came last are served in time
+    /// and those who are late anyway wait in vain.
+    Adaptive,
 }
 
 /// Who makes room when the line is full.
@@ -34,6 +38,8 @@ pub enum Discipline {
     Timeout(Span),
     /// The oldest are dropped, faster and faster, while the line stays slow.
     Codel(Codel),
+    /// Whoever is older than twice the aim is shed while the aim is missed.
+    Aim(Aim),
 }
 
 /// The two knobs of CoDel.
@@ -51,6 +57,17 @@ impl Default for Codel {
     fn default() -> Codel {
         Codel { target: Span::from_millis(100), interval: Span::from_secs(1) }
     }
+}
+
+/// What a line promises those it serves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Aim {
+    /// The wait to aim for.
+    pub aim: Span,
+    /// How long the aim must be missed before the line sheds load.
+    pub interval: Span,
+    /// Nobody waits longer than this, even in a line that keeps its aim now and then.
+    pub give_up: Span,
 }
 
 /// Everything that configures one line.
@@ -94,6 +111,14 @@ impl QueueConfig {
         QueueConfig { discipline: Discipline::Codel(codel), ..QueueConfig::default() }
     }
 
+    /// A FIFO line that aims for a wait of `aim` and in which nobody waits longer than `give_up`.
+    /// It is judged every four times `aim`.
+    #[must_use]
+    pub fn aim(aim: Span, give_up: Span) -> QueueConfig {
+        let aim = Aim { aim, interval: aim.times(4), give_up };
+        QueueConfig { discipline: Discipline::Aim(aim), ..QueueConfig::default() }
+    }
+
     /// The same line holding at most `max` waiters.
     #[must_use]
     pub fn with_max(self, max: usize) -> QueueConfig {
@@ -122,6 +147,11 @@ impl QueueConfig {
                 at_least(target, 0, ConfigError::Target)?;
                 at_least(interval, 1, ConfigError::Interval)
             }
+            Discipline::Aim(Aim { aim, interval, give_up }) => {
+                at_least(aim, 1, ConfigError::Aim)?;
+                at_least(interval, 1, ConfigError::Interval)?;
+                at_least(give_up, aim.as_nanos(), ConfigError::GiveUp)
+            }
         }
     }
 
@@ -141,6 +171,10 @@ pub enum ConfigError {
     Target,
     /// An interval that is not above zero.
     Interval,
+    /// An aim that is not above zero.
+    Aim,
+    /// Giving up before the aim.
+    GiveUp,
     /// No flows at all.
     Flows,
     /// A breaker without failures or probes, or with more than 100 percent.
@@ -158,6 +192,8 @@ impl fmt::Display for ConfigError {
             ConfigError::Timeout => "timeout must not be negative",
             ConfigError::Target => "target must not be negative",
             ConfigError::Interval => "interval must be above zero",
+            ConfigError::Aim => "aim must be above zero",
+            ConfigError::GiveUp => "give_up must not be below aim",
             ConfigError::Flows => "flows must be above zero",
             ConfigError::Breaker => "failures and probes must be above zero, percent at most 100",
             ConfigError::NoTarget => "there must be somebody to update",
