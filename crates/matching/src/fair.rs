@@ -380,8 +380,9 @@ impl<T> FairQueue<T> {
 
     /// Where a waiter stands, `None` if its flow is gone.
     fn resolve(&self, key: FairKey) -> Option<FairKey> {
-        let there = self.flows.get(&key.flow).is_some_and(|flow| flow.life == key.life);
-        if there { Some(key) } else { self.moved.get(&key).copied() }
+        let lives =
+            |key: &FairKey| self.flows.get(&key.flow).is_some_and(|flow| flow.life == key.life);
+        if lives(&key) { Some(key) } else { self.moved.get(&key).copied().filter(lives) }
     }
 
     /// Does something to one line and notes what changed.

@@ -9,3 +9,11 @@ mod queue;
 mod quirks;
 
 mod recorded;
+
+mod disciplines;
+
+mod aim;
+
+mod fair;
+
+mod regulator;

@@ -2,6 +2,9 @@
 //! than usual the limit grows by its square root per window; when it takes longer the limit
 //! shrinks by the same factor. It is the idea of TCP Vegas and of Netflix's gradient limit, with
 //! integers.
+//!
+//! What is usual must be measured without a queue, or it creeps up with the limit: now and then
+//! the limit is halved for two windows, the first to drain, the second to measure.
 
 use super::Report;
 use crate::queue::{ConfigError, at_least};
@@ -31,8 +34,8 @@ impl Gradient {
     }
 }
 
-/// One part in so many of a slower window enters what is usual, so that the usual can rise.
-const FORGETS: i64 = 32;
+/// What is usual is measured anew after so many windows.
+const MEASURED_EVERY: u32 = 32;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flow {
@@ -43,6 +46,9 @@ pub(super) struct Flow {
     /// How long work takes when nothing is in its way.
     usual: Option<Span>,
     window_from: Time,
+    windows: u32,
+    /// The limit to return to, and windows until then, while measuring.
+    measuring: Option<(usize, u32)>,
     /// Sum and number of this window's reports, and the most locks that were out.
     sum: i64,
     count: i64,
@@ -57,6 +63,8 @@ impl Flow {
             small: now,
             usual: None,
             window_from: now,
+            windows: 0,
+            measuring: None,
             sum: 0,
             count: 0,
             peak: 0,
@@ -81,11 +89,25 @@ impl Flow {
             return;
         }
         let mean = self.sum / self.count;
-        let usual = self.usual.map_or(mean, Span::as_nanos);
-        let usual = if mean < usual { mean } else { usual + (mean - usual) / FORGETS };
-        self.usual = Some(Span::from_nanos(usual));
-        self.move_limit(usual, mean);
-        (self.window_from, self.sum, self.count, self.peak) = (now, 0, 0, 0);
+        (self.window_from, self.sum, self.count) = (now, 0, 0);
+        match self.measuring {
+            Some((limit, 1)) => {
+                (self.limit, self.measuring) = (limit, None);
+                self.usual = Some(Span::from_nanos(mean));
+            }
+            Some((limit, left)) => self.measuring = Some((limit, left - 1)),
+            None => {
+                let usual = self.usual.map_or(mean, |usual| usual.as_nanos().min(mean));
+                self.usual = Some(Span::from_nanos(usual));
+                self.move_limit(usual, mean);
+                self.windows = self.windows.wrapping_add(1);
+                if self.windows.is_multiple_of(MEASURED_EVERY) {
+                    self.measuring = Some((self.limit, 2));
+                    self.limit = (self.limit / 2).max(1);
+                }
+            }
+        }
+        self.peak = 0;
     }
 
     fn move_limit(&mut self, usual: i64, mean: i64) {
