@@ -225,6 +225,11 @@ impl<T> Queue<T> {
             return self.codel_lone(codel, entry, now, drops);
         }
         self.timer = self.codel_service(codel, min.saturating_sub(1), now, drops);
+        if self.is_empty() && min == 0 && codel.is_fast(entry.send, now) {
+            // Q1 again: all others were dropped, this one is not slow.
+            self.codel_calm(now);
+            return Some(entry);
+        }
         if self.is_empty() && min == 0 {
             return self.codel_lone(codel, entry, now, drops);
         }

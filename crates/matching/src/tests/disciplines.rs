@@ -143,8 +143,9 @@ impl House {
             }
             Call::Tick => {
                 self.queue.tick(now, &mut drops);
-                let due = self.queue.deadline();
-                assert!(due.is_none_or(|due| due > now), "who ticks at the timer spins");
+                // Gaps of zero (an interval of very few ns) drop one per tick.
+                let waits = self.queue.deadline().is_none_or(|due| due > now);
+                assert!(waits || !drops.is_empty(), "who ticks at the timer spins");
             }
             Call::Configure(config) => {
                 self.queue.try_reconfigure(now, *config, &mut drops).expect("a good one");

@@ -34,6 +34,19 @@ fn q1_codel_never_drops_the_fast() {
     assert!(drops.iter().all(|drop| drop.reason == Reason::Overload));
 }
 
+/// The same defect where the catch-up leaves one waiter of a LIFO line.
+#[test]
+fn q1_codel_never_drops_the_last_while_it_is_fast() {
+    let (mut queue, mut drops) =
+        (Queue::new(codel(5, 1).with_order(Order::Lifo), at(0)), Vec::new());
+    for id in 0..3 {
+        queue.push(at(0), at(0), id, &mut drops);
+    }
+    queue.push(at(5), at(3), 3, &mut drops);
+    queue.push(at(7), at(7), 4, &mut drops);
+    assert_eq!(queue.pop(at(8), &mut drops).map(|entry| entry.value), Some(4));
+}
+
 #[test]
 fn q2_a_lifo_line_that_served_everybody_fast_is_calm() {
     let config = codel(10, 100).with_order(Order::Lifo);
