@@ -45,6 +45,8 @@ impl From<matching::Reason> for Reason {
         match reason {
             matching::Reason::QueueFull => Reason::QueueFull,
             matching::Reason::Expired => Reason::Expired,
+            matching::Reason::Overload => Reason::Overload,
+            matching::Reason::Draining => Reason::Draining,
         }
     }
 }

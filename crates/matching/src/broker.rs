@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 use core::num::NonZero;
 
-use crate::queue::{Dropped, Entry, Key, Queue, QueueConfig};
+use crate::queue::{ConfigError, Dropped, Entry, Key, Queue, QueueConfig, Reason};
 use crate::time::{Span, Time};
 
 /// One of the two sides of a [`Broker`].
@@ -50,6 +50,12 @@ impl<A, R> Match<A, R> {
     #[must_use]
     pub fn relative(&self) -> Span {
         self.ask_r.send - self.ask.send
+    }
+
+    /// How long the `ask_r` waited for its counterparty.
+    #[must_use]
+    pub fn relative_r(&self) -> Span {
+        self.ask.send - self.ask_r.send
     }
 }
 
@@ -140,15 +146,48 @@ impl<A, R> Broker<A, R> {
         value: R,
         drops: &mut Drops<A, R>,
     ) -> Outcome<A, R> {
-        if self.waiting == Side::Ask {
-            if let Some(entry) = self.asks.pop(now, &mut drops.asks) {
-                return Outcome::Matched(seat(party(entry), Party { value, send }));
-            }
-            self.waiting = Side::AskR;
+        if let Some(entry) = self.next_ask(now, drops) {
+            return Outcome::Matched(seat(party(entry), Party { value, send }));
         }
         let waits = self.ask_rs.push(now, send, value, &mut drops.ask_rs);
         self.check();
         waits.map_or(Outcome::Dropped, Outcome::Waiting)
+    }
+
+    /// Meets the next waiting `ask_r`, but does not wait.
+    ///
+    /// # Errors
+    /// Hands the value back when nobody waits on the other side.
+    pub fn try_ask(
+        &mut self,
+        now: Time,
+        send: Time,
+        value: A,
+        drops: &mut Drops<A, R>,
+    ) -> Result<Match<A, R>, A> {
+        if let Some(entry) = self.next_ask_r(now, drops) {
+            return Ok(seat(Party { value, send }, party(entry)));
+        }
+        self.asks.tick(now, &mut drops.asks);
+        Err(value)
+    }
+
+    /// Meets the next waiting ask, but does not wait.
+    ///
+    /// # Errors
+    /// Hands the value back when nobody waits on the other side.
+    pub fn try_ask_r(
+        &mut self,
+        now: Time,
+        send: Time,
+        value: R,
+        drops: &mut Drops<A, R>,
+    ) -> Result<Match<A, R>, R> {
+        if let Some(entry) = self.next_ask(now, drops) {
+            return Ok(seat(party(entry), Party { value, send }));
+        }
+        self.ask_rs.tick(now, &mut drops.ask_rs);
+        Err(value)
     }
 
     /// Puts an ask whose counterparty was lost back at the head of its line, or seats it at once
@@ -180,6 +219,49 @@ impl<A, R> Broker<A, R> {
         self.ask_rs.cancel(now, key, &mut drops.ask_rs)
     }
 
+    /// Removes several waiting asks (all with one tag, all of one connection) and says how many
+    /// there were. O(1) for each.
+    pub fn cancel_all(
+        &mut self,
+        now: Time,
+        keys: impl IntoIterator<Item = Key>,
+        drops: &mut Drops<A, R>,
+    ) -> usize {
+        self.asks.cancel_all(now, keys, &mut drops.asks)
+    }
+
+    /// Removes several waiting `ask_r`s and says how many there were. O(1) for each.
+    pub fn cancel_all_r(
+        &mut self,
+        now: Time,
+        keys: impl IntoIterator<Item = Key>,
+        drops: &mut Drops<A, R>,
+    ) -> usize {
+        self.ask_rs.cancel_all(now, keys, &mut drops.ask_rs)
+    }
+
+    /// Gives a waiting ask a deadline of its own: it meets nobody from `until` on.
+    pub fn expire_at(&mut self, key: Key, until: Time) {
+        self.asks.expire_at(key, until);
+    }
+
+    /// Gives a waiting `ask_r` a deadline of its own: it meets nobody from `until` on.
+    pub fn expire_at_r(&mut self, key: Key, until: Time) {
+        self.ask_rs.expire_at(key, until);
+    }
+
+    /// The side that may wait: the other one is empty.
+    #[must_use]
+    pub fn waiting(&self) -> Side {
+        self.waiting
+    }
+
+    /// Drops everybody: the broker is being closed.
+    pub fn drain(&mut self, drops: &mut Drops<A, R>) {
+        self.asks.clear(Reason::Draining, &mut drops.asks);
+        self.ask_rs.clear(Reason::Draining, &mut drops.ask_rs);
+    }
+
     /// Drops whoever is due on either side.
     pub fn tick(&mut self, now: Time, drops: &mut Drops<A, R>) {
         self.asks.tick(now, &mut drops.asks);
@@ -205,6 +287,36 @@ impl<A, R> Broker<A, R> {
     ) {
         self.asks.reconfigure(now, asks, &mut drops.asks);
         self.ask_rs.reconfigure(now, ask_rs, &mut drops.ask_rs);
+    }
+
+    /// As [`reconfigure`](Broker::reconfigure), unless one of the two makes no sense: then neither
+    /// line changes (quirk Q12).
+    ///
+    /// # Errors
+    /// What [`QueueConfig::validate`] says.
+    pub fn try_reconfigure(
+        &mut self,
+        now: Time,
+        asks: QueueConfig,
+        ask_rs: QueueConfig,
+        drops: &mut Drops<A, R>,
+    ) -> Result<(), ConfigError> {
+        asks.validate()?;
+        ask_rs.validate()?;
+        self.reconfigure(now, asks, ask_rs, drops);
+        Ok(())
+    }
+
+    /// The next ask to seat. Turns to the other side when there is none.
+    fn next_ask(&mut self, now: Time, drops: &mut Drops<A, R>) -> Option<Entry<A>> {
+        if self.waiting == Side::AskR {
+            return None;
+        }
+        let entry = self.asks.pop(now, &mut drops.asks);
+        if entry.is_none() {
+            self.waiting = Side::AskR;
+        }
+        entry
     }
 
     /// The next `ask_r` to seat. Turns to the asking side when there is none.

@@ -1,8 +1,8 @@
-//! Match-making between two sides that wait for each other.
+//! Match-making between two sides that wait for each other, and what keeps it healthy.
 //!
 //! One side *asks*, the other side asks back (`ask_r`: a worker that offers itself, a connection
 //! that became free). Each side waits in a [`Queue`] kept by a [`Discipline`]; the [`Broker`]
-//! seats them. It is the idea of Erlang's `sbroker` as plain state machines.
+//! seats them. It is Erlang's `sbroker` as plain state machines, its defects fixed.
 //!
 //! ```text
 //!   ask ──▶ ┌───────────┐        ┌───────────┐ ◀── ask_r
@@ -10,6 +10,16 @@
 //!   drop ◀─ │ discipline│◀──────▶│ discipline│ ─▶ drop
 //!           └───────────┘        └───────────┘
 //! ```
+//!
+//! | type | does |
+//! | --- | --- |
+//! | [`Queue`] | one line: FIFO, LIFO or adaptive; drop, timeout, CoDel or aim |
+//! | [`FairQueue`] | a line per key, served in turn |
+//! | [`Broker`] | two lines that meet |
+//! | [`Regulator`] | one line before a [`Valve`] that says how many may run |
+//! | [`Protector`] | refuses before anything was spent |
+//! | [`balancer`] | which of several brokers |
+//! | [`AlarmMeter`], [`UpdateMeter`], [`BetterMeter`], [`PieMeter`] | what follows from it |
 //!
 //! Every call takes the time as an argument and says when it next wants to be called. Dropped
 //! waiters are pushed into a buffer the caller brings, each with a [`Reason`].
@@ -42,11 +52,35 @@ mod time;
 
 mod queue;
 
+mod fair;
+
 mod broker;
+
+mod valve;
+
+mod regulator;
+
+mod meter;
+
+mod protector;
+
+pub mod balancer;
 
 #[cfg(test)]
 mod tests;
 
 pub use broker::{Broker, Drops, Match, Outcome, Party, Side};
-pub use queue::{Discipline, DropFrom, Dropped, Entry, Key, Order, Queue, QueueConfig, Reason};
+pub use fair::{FairConfig, FairKey, FairQueue};
+pub use meter::{Alarm, AlarmConfig, AlarmMeter, BetterConfig, BetterMeter, PieConfig, PieMeter};
+pub use meter::{PieSide, Published, Sample, Target, UpdateMeter, Watch};
+pub use protector::{PARTS, Protector, parts};
+pub use queue::{Aim, Codel, ConfigError, Discipline, DropFrom, Order, QueueConfig};
+pub use queue::{Dropped, Entry, Key, Queue, Reason};
+pub use regulator::{Admissions, Admitted, GoOn, Lock, Regulator};
 pub use time::{Span, Time};
+pub use valve::{Breaker, Gradient, Report, Rule, Valve, ValveConfig};
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

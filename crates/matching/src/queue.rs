@@ -4,10 +4,13 @@
 //! next and who is dropped; drops for age always take the current oldest, whatever the order of
 //! hand-out is. Cancel and death of a waiter are O(1).
 //!
-//! The rules are those of `sbroker_queue` (specification sheet, sections 2.0 to 2.2), with quirk
-//! Q3 fixed: no timer is asked for at or below `min`.
+//! The rules are those of `sbroker_queue` (specification sheet, sections 2.0 to 2.3), with quirks
+//! Q1, Q2 (see `codel`) and Q3 fixed: no timer is asked for at or below `min`.
+//!
+//! Beyond `sbroker` a waiter may bring a deadline of its own: it is never handed out after it,
+//! and `min` does not keep it.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::num::NonZero;
 
@@ -15,84 +18,19 @@ use slotmap::{Key as _, SlotMap};
 
 use crate::time::{Span, Time};
 
+mod aim;
+mod codel;
+mod config;
+
+use aim::Health;
+use codel::Control;
+pub(crate) use codel::gap;
+pub(crate) use config::at_least;
+pub use config::{Aim, Codel, ConfigError, Discipline, DropFrom, Order, QueueConfig};
+
 slotmap::new_key_type! {
     /// Names one waiter in one queue. A key of a waiter that left is harmless for ever.
     pub struct Key;
-}
-
-/// Who is handed out first.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Order {
-    /// The one who waited longest (FIFO).
-    #[default]
-    Fifo,
-    /// The one who came last (LIFO): the freshest waiter is the likeliest to be still there.
-    Lifo,
-}
-
-/// Who makes room when the line is full.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum DropFrom {
-    /// The newcomer is refused.
-    #[default]
-    Back,
-    /// The oldest is dropped and the newcomer takes the last place.
-    Front,
-}
-
-/// How waiters leave a line other than by a match.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Discipline {
-    /// Only the capacity bounds the line.
-    #[default]
-    Drop,
-    /// A waiter is dropped once it has waited this long (equality drops).
-    Timeout(Span),
-}
-
-/// Everything that configures one line.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct QueueConfig {
-    /// Who is handed out first.
-    pub order: Order,
-    /// Who makes room at `max`. A `max` of 0 always refuses the newcomer.
-    pub drop_from: DropFrom,
-    /// No waiter is dropped for age while the line has at most this many.
-    pub min: usize,
-    /// Most waiters the line holds.
-    pub max: usize,
-    /// How waiters are dropped for age.
-    pub discipline: Discipline,
-}
-
-impl Default for QueueConfig {
-    fn default() -> QueueConfig {
-        QueueConfig {
-            order: Order::Fifo,
-            drop_from: DropFrom::Back,
-            min: 0,
-            max: usize::MAX,
-            discipline: Discipline::Drop,
-        }
-    }
-}
-
-impl QueueConfig {
-    /// A FIFO line whose waiters give up after `timeout`.
-    #[must_use]
-    pub fn timeout(timeout: Span) -> QueueConfig {
-        QueueConfig { discipline: Discipline::Timeout(timeout), ..QueueConfig::default() }
-    }
-
-    /// The same line holding at most `max` waiters.
-    #[must_use]
-    pub fn with_max(self, max: usize) -> QueueConfig {
-        QueueConfig { max, ..self }
-    }
-
-    fn evicts_front(&self) -> bool {
-        self.drop_from == DropFrom::Front && self.max > 0
-    }
 }
 
 /// Why a waiter was dropped or refused.
@@ -100,8 +38,12 @@ impl QueueConfig {
 pub enum Reason {
     /// The line holds all it may.
     QueueFull,
-    /// It waited longer than its line allows.
+    /// It waited longer than its line allows, or than it wanted to itself.
     Expired,
+    /// The line sheds load: those before it wait too long, or the gate closed.
+    Overload,
+    /// The line is being closed.
+    Draining,
 }
 
 /// A waiter that was dropped.
@@ -126,10 +68,18 @@ pub struct Entry<T> {
     pub value: T,
 }
 
+impl<T> Entry<T> {
+    fn dropped(self, reason: Reason) -> Dropped<T> {
+        Dropped { value: self.value, send: self.send, reason }
+    }
+}
+
 #[derive(Debug)]
 struct Node<T> {
     value: T,
     send: Time,
+    /// When it gives up by itself, [`Time::MAX`] if never.
+    until: Time,
     /// Towards the front (older).
     prev: Key,
     /// Towards the back (newer).
@@ -145,8 +95,16 @@ pub struct Queue<T> {
     nodes: SlotMap<Key, Node<T>>,
     head: Key,
     tail: Key,
-    /// Earliest time at which a waiter can be due; only meaningful for [`Discipline::Timeout`].
+    /// Nothing is dropped for age before this time; means nothing to [`Discipline::Drop`].
     wake: Time,
+    /// When the discipline asked to be called; only meaningful for [`Discipline::Codel`].
+    timer: Time,
+    /// What CoDel knows about the line.
+    control: Control,
+    /// How a line with an aim is doing.
+    health: Health,
+    /// The waiters with a deadline of their own, soonest first.
+    hasty: BTreeSet<(Time, Key)>,
     /// Waiters that were put back, by send time and rank: finds a newcomer's place among them in
     /// O(log n).
     returned: BTreeMap<(Time, NonZero<u64>), Key>,
@@ -156,14 +114,22 @@ impl<T> Queue<T> {
     /// An empty line.
     #[must_use]
     pub fn new(config: QueueConfig, now: Time) -> Queue<T> {
-        Queue {
+        let mut queue = Queue {
             config,
             nodes: SlotMap::with_key(),
             head: Key::null(),
             tail: Key::null(),
             wake: now,
+            timer: Time::MAX,
+            control: Control::new(now),
+            health: Health::new(now),
+            hasty: BTreeSet::new(),
             returned: BTreeMap::new(),
+        };
+        if let Discipline::Aim(aim) = config.discipline {
+            queue.aim_start(aim, now);
         }
+        queue
     }
 
     /// Waiters in the line.
@@ -215,10 +181,22 @@ impl<T> Queue<T> {
     /// When [`tick`](Queue::tick) next has something to do. Never later than the first age drop.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
+        let own = self.hasty.first().map(|(until, _)| *until);
+        let line = self.line_deadline();
+        match (own, line) {
+            (Some(own), Some(line)) => Some(own.min(line)),
+            (due, None) | (None, due) => due,
+        }
+    }
+
+    /// When the line, empty at `now`, has nothing to remember any more: a queue made new behaves
+    /// alike from then on.
+    #[must_use]
+    pub fn forget_at(&self, now: Time) -> Time {
         match self.config.discipline {
-            Discipline::Drop => None,
-            Discipline::Timeout(Span::MAX) => None,
-            Discipline::Timeout(_) => (self.len() > self.config.min).then_some(self.wake),
+            Discipline::Drop | Discipline::Timeout(_) => now,
+            Discipline::Codel(codel) => self.codel_forget_at(codel, now),
+            Discipline::Aim(_) => self.aim_forget_at(now),
         }
     }
 
@@ -237,24 +215,38 @@ impl<T> Queue<T> {
                 self.tick(now, drops);
                 return None;
             }
-            // Whoever is left was sent no earlier than the one that made room.
-            self.wake = self.oldest().map_or(self.wake, |send| self.expiry(send));
+            if let Discipline::Timeout(_) = self.config.discipline {
+                // Whoever is left was sent no earlier than the one that made room.
+                self.wake = self.oldest().map_or(self.wake, |send| self.expiry(send));
+            }
             self.drop_front(Reason::QueueFull, drops);
         }
-        let key = self.nodes.insert(Node {
-            value,
-            send,
-            prev: self.tail,
-            next: Key::null(),
-            returned: None,
-        });
-        match self.nodes.get_mut(self.tail) {
-            Some(last) => last.next = key,
-            None => self.head = key,
+        let key = self.append(send, value);
+        match self.config.discipline {
+            Discipline::Drop | Discipline::Timeout(_) => self.tick(now, drops),
+            Discipline::Codel(codel) => {
+                self.expire_hasty(now, drops);
+                self.codel_pushed(codel, now, drops);
+            }
+            Discipline::Aim(aim) => {
+                self.expire_hasty(now, drops);
+                self.aim_push(aim, now, drops);
+            }
         }
-        self.tail = key;
-        self.tick(now, drops);
         self.nodes.contains_key(key).then_some(key)
+    }
+
+    /// Gives the waiter called `key` a deadline of its own: from `until` on it is not handed out
+    /// but dropped as [`Reason::Expired`]. O(log n) in those who have one.
+    pub fn expire_at(&mut self, key: Key, until: Time) {
+        let Some(node) = self.nodes.get_mut(key) else { return };
+        if node.until < Time::MAX {
+            self.hasty.remove(&(node.until, key));
+        }
+        node.until = until;
+        if until < Time::MAX {
+            self.hasty.insert((until, key));
+        }
     }
 
     /// Puts a waiter that was handed out back where it stood: before everyone sent later, and among
@@ -276,7 +268,14 @@ impl<T> Queue<T> {
             prev = next;
             next = node.next;
         }
-        let key = self.nodes.insert(Node { value, send, prev, next, returned: Some(rank) });
+        let key = self.nodes.insert(Node {
+            value,
+            send,
+            until: Time::MAX,
+            prev,
+            next,
+            returned: Some(rank),
+        });
         match self.nodes.get_mut(prev) {
             Some(node) => node.next = key,
             None => self.head = key,
@@ -286,15 +285,28 @@ impl<T> Queue<T> {
             None => self.tail = key,
         }
         self.returned.insert((send, rank), key);
-        self.wake = self.wake.min(self.expiry(send));
+        match self.config.discipline {
+            Discipline::Drop | Discipline::Aim(_) => {}
+            Discipline::Timeout(_) => self.wake = self.wake.min(self.expiry(send)),
+            Discipline::Codel(codel) => self.codel_put_back(codel, send),
+        }
         key
     }
 
     /// Hands out the next waiter, dropping those that are due on the way.
     pub fn pop(&mut self, now: Time, drops: &mut Vec<Dropped<T>>) -> Option<Entry<T>> {
-        match self.config.order {
-            Order::Fifo => self.pop_fifo(now, drops),
-            Order::Lifo => self.pop_lifo(now, drops),
+        self.expire_hasty(now, drops);
+        let newest_first = match self.config.order {
+            Order::Fifo => false,
+            Order::Lifo => true,
+            Order::Adaptive => self.is_shedding(),
+        };
+        match (self.config.discipline, newest_first) {
+            (Discipline::Aim(aim), _) => self.aim_pop(aim, now, drops),
+            (Discipline::Codel(codel), false) => self.codel_pop_fifo(codel, now, drops),
+            (Discipline::Codel(codel), true) => self.codel_pop_lifo(codel, now, drops),
+            (Discipline::Drop | Discipline::Timeout(_), false) => self.pop_fifo(now, drops),
+            (Discipline::Drop | Discipline::Timeout(_), true) => self.pop_lifo(now, drops),
         }
     }
 
@@ -305,34 +317,137 @@ impl<T> Queue<T> {
         Some(entry.value)
     }
 
+    /// Removes one waiter and looks at nobody else.
+    pub(crate) fn withdraw(&mut self, key: Key) -> Option<T> {
+        self.unlink(key).map(|entry| entry.value)
+    }
+
+    /// Removes several waiters without a drop (all with one tag, all of one connection) and says
+    /// how many there were. O(1) for each.
+    pub fn cancel_all(
+        &mut self,
+        now: Time,
+        keys: impl IntoIterator<Item = Key>,
+        drops: &mut Vec<Dropped<T>>,
+    ) -> usize {
+        let cancelled = keys.into_iter().filter_map(|key| self.unlink(key)).count();
+        self.tick(now, drops);
+        cancelled
+    }
+
     /// Drops every waiter that is due.
     pub fn tick(&mut self, now: Time, drops: &mut Vec<Dropped<T>>) {
-        if self.deadline().is_some_and(|due| due <= now) {
-            self.expire_down_to(self.config.min, now, drops);
+        self.expire_hasty(now, drops);
+        match self.config.discipline {
+            Discipline::Drop => {}
+            Discipline::Timeout(_) => {
+                if self.line_deadline().is_some_and(|due| due <= now) {
+                    self.expire_down_to(self.config.min, now, drops);
+                }
+            }
+            Discipline::Codel(codel) => self.codel_tick(codel, now, drops),
+            Discipline::Aim(aim) => self.aim_tick(aim, now, drops),
+        }
+    }
+
+    /// Drops everybody, oldest first, for one reason.
+    pub fn clear(&mut self, reason: Reason, drops: &mut Vec<Dropped<T>>) {
+        while !self.is_empty() {
+            self.drop_front(reason, drops);
         }
     }
 
     /// Changes the configuration. Waiters keep their places; those over the new `max` are dropped
-    /// from the end that `drop_from` names.
+    /// from the end that `drop_from` names. What CoDel knows survives new knobs, but nothing else
+    /// does; another discipline starts anew.
     pub fn reconfigure(&mut self, now: Time, config: QueueConfig, drops: &mut Vec<Dropped<T>>) {
-        self.config = config;
-        let mut over = self.len().saturating_sub(config.max);
-        if config.evicts_front() {
+        let before = core::mem::replace(&mut self.config, config);
+        self.trim(drops);
+        match (before.discipline, config.discipline) {
+            (Discipline::Codel(_), Discipline::Codel(codel)) => self.codel_adjust(codel, now),
+            (Discipline::Aim(_), Discipline::Aim(aim)) => self.aim_adjust(aim, now),
+            (_, Discipline::Codel(_)) => self.codel_start(now),
+            (_, Discipline::Aim(aim)) => self.aim_start(aim, now),
+            (_, Discipline::Drop | Discipline::Timeout(_)) => self.wake = now,
+        }
+        self.tick(now, drops);
+    }
+
+    /// As [`reconfigure`](Queue::reconfigure), unless the configuration makes no sense: then
+    /// nothing changes.
+    ///
+    /// # Errors
+    /// What [`QueueConfig::validate`] says.
+    pub fn try_reconfigure(
+        &mut self,
+        now: Time,
+        config: QueueConfig,
+        drops: &mut Vec<Dropped<T>>,
+    ) -> Result<(), ConfigError> {
+        config.validate()?;
+        self.reconfigure(now, config, drops);
+        Ok(())
+    }
+
+    /// Appends a waiter and looks at nothing else.
+    pub(crate) fn append(&mut self, send: Time, value: T) -> Key {
+        let key = self.nodes.insert(Node {
+            value,
+            send,
+            until: Time::MAX,
+            prev: self.tail,
+            next: Key::null(),
+            returned: None,
+        });
+        match self.nodes.get_mut(self.tail) {
+            Some(last) => last.next = key,
+            None => self.head = key,
+        }
+        self.tail = key;
+        key
+    }
+
+    /// The oldest with its own deadline, removed without a drop.
+    pub(crate) fn withdraw_oldest(&mut self) -> Option<(Entry<T>, Time)> {
+        let until = self.nodes.get(self.head)?.until;
+        self.unlink(self.head).map(|entry| (entry, until))
+    }
+
+    fn line_deadline(&self) -> Option<Time> {
+        let due = match self.config.discipline {
+            Discipline::Drop | Discipline::Timeout(Span::MAX) => return None,
+            Discipline::Timeout(_) => self.wake,
+            Discipline::Codel(_) => self.timer,
+            Discipline::Aim(aim) => self.aim_deadline(aim),
+        };
+        (self.len() > self.config.min).then_some(due)
+    }
+
+    /// Drops whoever the capacity has no room for, oldest first.
+    fn trim(&mut self, drops: &mut Vec<Dropped<T>>) {
+        let over = self.len().saturating_sub(self.config.max);
+        if self.config.evicts_front() {
             for _ in 0..over {
                 self.drop_front(Reason::QueueFull, drops);
             }
-        } else if over > 0 {
-            let first = drops.len();
-            while over > 0 {
-                if let Some(Entry { value, send, .. }) = self.unlink(self.tail) {
-                    drops.push(Dropped { value, send, reason: Reason::QueueFull });
-                }
-                over -= 1;
-            }
-            drops[first..].reverse();
+            return;
         }
-        self.wake = now;
-        self.tick(now, drops);
+        let first = drops.len();
+        for _ in 0..over {
+            let last = self.unlink(self.tail);
+            drops.extend(last.map(|entry| entry.dropped(Reason::QueueFull)));
+        }
+        drops[first..].reverse();
+    }
+
+    fn expire_hasty(&mut self, now: Time, drops: &mut Vec<Dropped<T>>) {
+        while let Some((until, key)) = self.hasty.first().copied() {
+            if until > now {
+                return;
+            }
+            let late = self.unlink(key);
+            drops.extend(late.map(|entry| entry.dropped(Reason::Expired)));
+        }
     }
 
     fn pop_fifo(&mut self, now: Time, drops: &mut Vec<Dropped<T>>) -> Option<Entry<T>> {
@@ -346,7 +461,7 @@ impl<T> Queue<T> {
             if expiry > now {
                 return Some(entry);
             }
-            drops.push(Dropped { value: entry.value, send: entry.send, reason: Reason::Expired });
+            drops.push(entry.dropped(Reason::Expired));
         }
     }
 
@@ -369,7 +484,7 @@ impl<T> Queue<T> {
         }
         self.wake = self.oldest().map_or(expiry, |send| self.expiry(send));
         if self.config.min == 0 {
-            drops.push(Dropped { value: entry.value, send: entry.send, reason: Reason::Expired });
+            drops.push(entry.dropped(Reason::Expired));
             return None;
         }
         Some(entry)
@@ -388,19 +503,18 @@ impl<T> Queue<T> {
 
     fn expiry(&self, send: Time) -> Time {
         match self.config.discipline {
-            Discipline::Drop => Time::MAX,
+            Discipline::Drop | Discipline::Codel(_) | Discipline::Aim(_) => Time::MAX,
             Discipline::Timeout(timeout) => send + timeout,
         }
     }
 
     fn drop_front(&mut self, reason: Reason, drops: &mut Vec<Dropped<T>>) {
-        if let Some(Entry { value, send, .. }) = self.unlink(self.head) {
-            drops.push(Dropped { value, send, reason });
-        }
+        let oldest = self.unlink(self.head);
+        drops.extend(oldest.map(|entry| entry.dropped(reason)));
     }
 
     fn unlink(&mut self, key: Key) -> Option<Entry<T>> {
-        let Node { value, send, prev, next, returned } = self.nodes.remove(key)?;
+        let Node { value, send, until, prev, next, returned } = self.nodes.remove(key)?;
         match self.nodes.get_mut(prev) {
             Some(node) => node.next = next,
             None => self.head = next,
@@ -408,6 +522,9 @@ impl<T> Queue<T> {
         match self.nodes.get_mut(next) {
             Some(node) => node.prev = prev,
             None => self.tail = prev,
+        }
+        if until < Time::MAX {
+            self.hasty.remove(&(until, key));
         }
         if let Some(rank) = returned {
             self.returned.remove(&(send, rank));

@@ -6,4 +6,14 @@ mod broker;
 
 mod queue;
 
+mod quirks;
+
 mod recorded;
+
+mod disciplines;
+
+mod aim;
+
+mod fair;
+
+mod regulator;

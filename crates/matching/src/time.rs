@@ -72,6 +72,12 @@ impl Span {
         self.0 / 1_000_000
     }
 
+    /// The span with its sign turned.
+    #[must_use]
+    pub const fn negated(self) -> Span {
+        Span(self.0.saturating_neg())
+    }
+
     /// The span times `factor`, saturating.
     #[must_use]
     pub const fn times(self, factor: i64) -> Span {
@@ -110,6 +116,20 @@ impl Sub<Time> for Time {
     type Output = Span;
     fn sub(self, earlier: Time) -> Span {
         Span(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add for Span {
+    type Output = Span;
+    fn add(self, other: Span) -> Span {
+        Span(self.0.saturating_add(other.0))
+    }
+}
+
+impl Sub for Span {
+    type Output = Span;
+    fn sub(self, other: Span) -> Span {
+        Span(self.0.saturating_sub(other.0))
     }
 }
 

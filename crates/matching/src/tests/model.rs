@@ -48,7 +48,7 @@ impl Line {
 
     pub(super) fn pop(&mut self, now: Time) -> Option<Waiter> {
         match self.config.order {
-            Order::Fifo => {
+            Order::Fifo | Order::Adaptive => {
                 while self.waiters.len() > self.config.min && self.is_due(0, now) {
                     self.drop_at(0, Reason::Expired);
                 }
@@ -109,6 +109,7 @@ impl Line {
     fn expiry(&self, send: Time) -> Time {
         match self.config.discipline {
             Discipline::Drop | Discipline::Timeout(Span::MAX) => Time::MAX,
+            Discipline::Codel(_) | Discipline::Aim(_) => unreachable!("another model's"),
             Discipline::Timeout(timeout) => send + timeout,
         }
     }

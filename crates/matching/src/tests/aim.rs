@@ -1,0 +1,100 @@
+//! Lines under load, served by one who takes a millisecond each.
+
+use std::vec::Vec;
+
+use crate::{Order, Queue, QueueConfig, Reason, Span, Time};
+
+/// What became of the load.
+struct Outcome {
+    /// Waits of the served, in ms, in the order they were served.
+    waits: Vec<i64>,
+    dropped: Vec<(Reason, i64)>,
+    idle: u32,
+}
+
+/// `load(ms)` come in each millisecond; one is served in each.
+fn run(config: QueueConfig, millis: i64, load: impl Fn(i64) -> u32) -> Outcome {
+    let mut queue = Queue::new(config, Time::ZERO);
+    let mut outcome = Outcome { waits: Vec::new(), dropped: Vec::new(), idle: 0 };
+    for ms in 0..millis {
+        let (now, mut drops) = (Time::from_millis(ms), Vec::new());
+        for _ in 0..load(ms) {
+            queue.push(now, now, ms, &mut drops);
+        }
+        match queue.pop(now, &mut drops) {
+            Some(entry) => outcome.waits.push((now - entry.send).as_millis()),
+            None => outcome.idle += 1,
+        }
+        let late = drops.iter().map(|drop| (drop.reason, (now - drop.send).as_millis()));
+        outcome.dropped.extend(late);
+    }
+    outcome
+}
+
+fn percentile(waits: &[i64], percent: usize) -> i64 {
+    let mut waits = waits.to_vec();
+    waits.sort_unstable();
+    waits[(waits.len() - 1) * percent / 100]
+}
+
+fn aim(order: Order) -> QueueConfig {
+    QueueConfig::aim(Span::from_millis(20), Span::from_millis(500)).with_order(order)
+}
+
+#[test]
+fn twice_the_load_waits_about_the_aim() {
+    for load in [2, 3, 10] {
+        let outcome = run(aim(Order::Fifo), 30_000, |_| load);
+        assert_eq!(outcome.idle, 0, "capacity is lost");
+        assert!(percentile(&outcome.waits, 50) >= 20, "shed too early");
+        assert!(percentile(&outcome.waits, 99) <= 60, "{}", percentile(&outcome.waits, 99));
+        assert!(outcome.waits.iter().all(|wait| *wait <= 160), "the first judgement is late");
+        assert!(outcome.dropped.iter().all(|(reason, _)| *reason == Reason::Overload));
+    }
+}
+
+#[test]
+fn plain_codel_loses_that_race() {
+    let config = QueueConfig::codel(Span::from_millis(20), Span::from_millis(100));
+    let outcome = run(config, 5_000, |_| 2);
+    assert!(percentile(&outcome.waits, 50) > 100, "then the aim were not needed");
+}
+
+#[test]
+fn an_adaptive_line_serves_the_newest_while_it_sheds() {
+    let outcome = run(aim(Order::Adaptive), 30_000, |_| 2);
+    assert_eq!(outcome.idle, 0);
+    assert_eq!(percentile(&outcome.waits[1_000..], 90), 0, "the newest is served at once");
+    let config = QueueConfig::codel(Span::from_millis(20), Span::from_millis(100));
+    let outcome = run(config.with_order(Order::Adaptive), 30_000, |_| 2);
+    assert!(percentile(&outcome.waits[1_000..], 50) <= 20);
+}
+
+#[test]
+fn a_healthy_line_sheds_nobody() {
+    // Bursts of 15 ms of work that are gone before the next one comes.
+    let outcome = run(aim(Order::Adaptive), 10_000, |ms| if ms % 20 == 0 { 15 } else { 0 });
+    assert!(outcome.dropped.is_empty());
+    assert_eq!(outcome.waits.iter().max(), Some(&14), "first come, first served");
+}
+
+#[test]
+fn a_line_recovers() {
+    let load = |ms| if ms < 2_000 { 2 } else { u32::from(ms % 2 == 0) };
+    let outcome = run(aim(Order::Fifo), 4_000, load);
+    let served_late = &outcome.waits[outcome.waits.len() - 500..];
+    assert!(served_late.iter().all(|wait| *wait == 0), "the line is empty again");
+}
+
+#[test]
+fn a_line_nobody_serves_sheds_in_time() {
+    let (mut queue, mut drops) = (Queue::new(aim(Order::Fifo), Time::ZERO), Vec::new());
+    queue.push(Time::ZERO, Time::ZERO, (), &mut drops);
+    let mut calls = 0;
+    while let Some(due) = queue.deadline() {
+        queue.tick(due, &mut drops);
+        calls += 1;
+    }
+    // The first 80 ms began with an empty line; in the next nobody got through.
+    assert_eq!((calls, drops.len(), drops[0].reason), (2, 1, Reason::Overload));
+}
