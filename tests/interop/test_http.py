@@ -374,3 +374,16 @@ def test_refusal_reasons_are_json(broker):
     answer = broker.post("nobody", b"x")
     assert answer.headers["content-type"].startswith("application/json")
     assert "reason" in json.loads(answer.body)
+
+
+def test_a_missed_aim_sheds(start):
+    """Nobody gets through, so who waited twice the aim is refused long before its own time-out."""
+    broker = start("[defaults]\naim = \"20ms\"\n")
+    worker, client = broker.worker("slow"), broker.client()
+    client.request("slow", b"held")
+    job = worker.take()
+    answer = broker.post("slow", b"waits", timeout="10s")
+    assert (answer.status, answer.json()["reason"]) == (503, "overload")
+    assert broker.metric("maitred_refusals_total", reason="overload") == 1
+    worker.answer(job, b"done")
+    assert client.reply().body == [b"done"]

@@ -18,6 +18,9 @@ pub struct ServiceConfig {
     pub queue_bytes: u64,
     /// How long a request may wait; [`Span::MAX`] = as long as its client stays.
     pub give_up: Span,
+    /// The wait to aim for: while even the shortest wait is longer, requests that waited twice as
+    /// long are shed with `overload`. [`Span::MAX`] = nothing is shed for the wait of others.
+    pub aim: Span,
     /// How long a worker may hold a request; [`Span::MAX`] = as long as it lives.
     pub execution_limit: Span,
     /// Answer refused requests in band where the protocol has no refusal.
@@ -31,6 +34,7 @@ impl Default for ServiceConfig {
             queue_max: 1_000_000,
             queue_bytes: 1 << 30,
             give_up: Span::MAX,
+            aim: Span::MAX,
             execution_limit: Span::MAX,
             answer_refusals: false,
         }

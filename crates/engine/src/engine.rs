@@ -1039,10 +1039,12 @@ impl Service {
 
 /// Requests wait in the order they came; the engine bounds their number and bytes itself.
 fn line_config(config: &ServiceConfig) -> QueueConfig {
-    if config.give_up == Span::MAX {
-        QueueConfig::default()
-    } else {
+    if config.aim != Span::MAX {
+        QueueConfig::aim(config.aim, config.give_up)
+    } else if config.give_up != Span::MAX {
         QueueConfig::timeout(config.give_up)
+    } else {
+        QueueConfig::default()
     }
 }
 

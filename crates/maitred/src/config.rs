@@ -76,6 +76,7 @@ struct Rules {
     queue_max: Option<usize>,
     queue_bytes: Option<Size>,
     give_up: Option<Lasting>,
+    aim: Option<Lasting>,
     execution_limit: Option<Lasting>,
     answer_refusals: Option<bool>,
 }
@@ -232,6 +233,10 @@ pub(crate) struct Overrides {
     pub(crate) mdp: Vec<String>,
     pub(crate) http: Option<String>,
     pub(crate) log_format: Option<LogFormat>,
+    /// Wait to aim for, of every service the file says nothing else about.
+    pub(crate) aim: Option<Lasting>,
+    /// Longest wait, of every service the file says nothing else about.
+    pub(crate) give_up: Option<Lasting>,
 }
 
 /// A refused configuration: where, what, and what to do.
@@ -330,6 +335,8 @@ fn settings(file: File, overrides: &Overrides) -> Result<Settings, Fault> {
     set_span(&mut shard.heartbeat, file.mdp.heartbeat);
     set(&mut shard.liveness, file.mdp.liveness);
     shard.engine.defaults = rules(ServiceConfig::default(), &file.defaults);
+    set_span(&mut shard.engine.defaults.aim, overrides.aim);
+    set_span(&mut shard.engine.defaults.give_up, overrides.give_up);
     for (name, own) in &file.services {
         let config = rules(shard.engine.defaults, own);
         match name.strip_suffix('*') {
@@ -390,6 +397,7 @@ fn rules(base: ServiceConfig, own: &Rules) -> ServiceConfig {
     set(&mut config.queue_max, own.queue_max);
     set_size(&mut config.queue_bytes, own.queue_bytes);
     set_span(&mut config.give_up, own.give_up);
+    set_span(&mut config.aim, own.aim);
     set_span(&mut config.execution_limit, own.execution_limit);
     set(&mut config.answer_refusals, own.answer_refusals);
     config
@@ -432,6 +440,7 @@ fn check_rules(table: &[&str], config: &ServiceConfig) -> Result<(), Fault> {
     let checks = [
         (config.max_deliveries > 0, "max_deliveries", "must be at least 1 (1 = never run twice)"),
         (config.give_up > Span::ZERO, "give_up", span),
+        (config.aim > Span::ZERO, "aim", span),
         (config.execution_limit > Span::ZERO, "execution_limit", span),
     ];
     match checks.iter().find(|(holds, ..)| !holds) {

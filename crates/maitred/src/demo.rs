@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let overrides = Overrides {
         mdp: vec!["tcp://127.0.0.1:0".into()],
         http: Some("127.0.0.1:0".into()),
-        log_format: None,
+        ..Overrides::default()
     };
     let settings =
         Settings::load(None, &overrides).map_err(|error| Failure::new(error.to_string()))?;

@@ -56,6 +56,12 @@ enum Sub {
         /// Directory that this broker alone may use
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
+        /// Shed load so that requests wait about this long, such as 20ms
+        #[arg(long, value_name = "SPAN")]
+        aim: Option<config::Lasting>,
+        /// Let no request wait longer than this
+        #[arg(long, value_name = "SPAN")]
+        give_up: Option<config::Lasting>,
         /// How log lines look
         #[arg(long, value_name = "FORMAT")]
         log_format: Option<config::LogFormat>,
@@ -114,8 +120,8 @@ fn main() -> ExitCode {
 
 fn run(command: Sub) -> Result<(), Failure> {
     match command {
-        Sub::Serve { config, mdp, http, data, log_format } => {
-            serve::run(config, config::Overrides { mdp, http, log_format }, data)
+        Sub::Serve { config, mdp, http, data, aim, give_up, log_format } => {
+            serve::run(config, config::Overrides { mdp, http, log_format, aim, give_up }, data)
         }
         Sub::Call(args) => call::run(&args),
         Sub::Work(args) => work::run(args),

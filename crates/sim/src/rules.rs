@@ -595,6 +595,8 @@ fn blame(must: &[Told], has: &[Told]) -> &'static str {
 
 fn some_config(rng: &mut Rng, ties: bool) -> Config {
     let service = |rng: &mut Rng| ServiceConfig {
+        // The model knows only lines that shed nobody for the wait of others.
+        aim: Span::MAX,
         max_deliveries: rng.pick(&[1, 2, 3, 3, 9]),
         queue_max: rng.pick(&[0, 1, 2, 5, 20, 1_000]),
         queue_bytes: rng.pick(&[64, 300, 2_000, 1 << 30]),

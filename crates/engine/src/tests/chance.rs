@@ -64,6 +64,7 @@ fn any_rules() -> impl Strategy<Value = ServiceConfig> {
             queue_bytes,
             give_up: Span::from_millis(give_up),
             execution_limit: Span::from_millis(limit),
+            aim: Span::MAX,
             answer_refusals: false,
         },
     )

@@ -308,6 +308,7 @@ fn set(config: &mut ServiceConfig, key: &str, value: i64) {
         "queue_max" => config.queue_max = value as usize,
         "queue_bytes" => config.queue_bytes = value as u64,
         "give_up" => config.give_up = Span::from_millis(value),
+        "aim" => config.aim = Span::from_millis(value),
         "execution_limit" => config.execution_limit = Span::from_millis(value),
         "answer_refusals" => config.answer_refusals = value != 0,
         _ => panic!("no such key: {key}"),

@@ -99,6 +99,11 @@ impl Setting {
     pub(crate) fn reload(&mut self, rng: &mut Rng) {
         let answers_all = self.answers_all;
         let service = |rng: &mut Rng| ServiceConfig {
+            aim: if rng.chance(20) {
+                Span::from_millis(rng.pick(&[5, 50, 500]))
+            } else {
+                Span::MAX
+            },
             max_deliveries: rng.pick(&[1, 2, 3, 8]),
             queue_max: rng.pick(&[1, 3, 20, 1_000]),
             queue_bytes: rng.pick(&[600, 20_000, 1 << 30]),
