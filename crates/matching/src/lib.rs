@@ -54,6 +54,8 @@ mod queue;
 
 mod fair;
 
+mod line;
+
 mod broker;
 
 mod valve;
@@ -71,6 +73,7 @@ mod tests;
 
 pub use broker::{Broker, Drops, Match, Outcome, Party, Side};
 pub use fair::{FairConfig, FairKey, FairQueue};
+pub use line::{Flow, Line};
 pub use meter::{Alarm, AlarmConfig, AlarmMeter, BetterConfig, BetterMeter, PieConfig, PieMeter};
 pub use meter::{PieSide, Published, Sample, Target, UpdateMeter, Watch};
 pub use protector::{PARTS, Protector, parts};
