@@ -24,8 +24,10 @@
 //! Every call takes the time as an argument and says when it next wants to be called. Dropped
 //! waiters are pushed into a buffer the caller brings, each with a [`Reason`].
 //!
-//! What is absent: clocks, threads, sockets, services, bytes. A `Broker` matches values it never
-//! looks at.
+//! With the feature `tokio` there are brokers and regulators to await, in `live`.
+//!
+//! What is absent from all the rest: clocks, threads, sockets, services, bytes. A `Broker` matches
+//! values it never looks at.
 //!
 //! ```
 //! use matching::{Broker, Drops, Outcome, QueueConfig, Span, Time};
@@ -45,7 +47,7 @@
 #![no_std]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "tokio"))]
 extern crate std;
 
 mod time;
@@ -67,6 +69,9 @@ mod meter;
 mod protector;
 
 pub mod balancer;
+
+#[cfg(feature = "tokio")]
+pub mod live;
 
 #[cfg(test)]
 mod tests;
