@@ -12,6 +12,7 @@ pub(crate) fn run() -> Result<(), String> {
     let clippy = "clippy --workspace --all-targets --all-features -- -D warnings";
     sh("lints", &mut cargo(clippy))?;
     sh("tests", &mut cargo("test --workspace"))?;
+    sh("tests to await", &mut cargo("test --package matching --features tokio --test live"))?;
     sh("docs", cargo("doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
     deny::run()?;
     fuzz::run(30)?;
