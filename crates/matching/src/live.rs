@@ -29,6 +29,9 @@ use crate::time::{Span, Time};
 mod broker;
 mod regulator;
 
+#[cfg(feature = "tower")]
+pub mod tower;
+
 pub use broker::{Broker, Snapshot};
 pub use regulator::{Permit, Regulator};
 
