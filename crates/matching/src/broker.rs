@@ -4,8 +4,10 @@
 //! waits itself. That is an invariant of the type, asserted after each call.
 
 use alloc::vec::Vec;
+use core::marker::PhantomData;
 use core::num::NonZero;
 
+use crate::line::Line;
 use crate::queue::{ConfigError, Dropped, Entry, Key, Queue, QueueConfig, Reason};
 use crate::time::{Span, Time};
 
@@ -61,11 +63,11 @@ impl<A, R> Match<A, R> {
 
 /// What became of an ask.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Outcome<A, R> {
+pub enum Outcome<A, R, K = Key> {
     /// It met a counterparty at once.
     Matched(Match<A, R>),
     /// It waits under this key.
-    Waiting(Key),
+    Waiting(K),
     /// It was refused or dropped; it is in [`Drops`] with its reason.
     Dropped,
 }
@@ -93,31 +95,47 @@ impl<A, R> Drops<A, R> {
     }
 }
 
-/// Two lines and the rule that seats them.
+/// Two lines and the rule that seats them. A line is a [`Queue`] unless another kind of [`Line`]
+/// is named.
 #[derive(Debug)]
-pub struct Broker<A, R> {
-    asks: Queue<A>,
-    ask_rs: Queue<R>,
+pub struct Broker<A, R, LA = Queue<A>, LR = Queue<R>> {
+    asks: LA,
+    ask_rs: LR,
     /// The side that may wait. The other line is empty.
     waiting: Side,
+    values: PhantomData<(A, R)>,
 }
 
 impl<A, R> Broker<A, R> {
     /// A broker with nobody waiting.
     #[must_use]
     pub fn new(asks: QueueConfig, ask_rs: QueueConfig, now: Time) -> Broker<A, R> {
-        Broker { asks: Queue::new(asks, now), ask_rs: Queue::new(ask_rs, now), waiting: Side::Ask }
+        Broker::with_lines(Queue::new(asks, now), Queue::new(ask_rs, now))
+    }
+}
+
+impl<A, R, LA: Line<A>, LR: Line<R>> Broker<A, R, LA, LR> {
+    /// A broker over two lines in which nobody waits yet.
+    ///
+    /// # Panics
+    /// If somebody waits in both.
+    #[must_use]
+    pub fn with_lines(asks: LA, ask_rs: LR) -> Broker<A, R, LA, LR> {
+        let waiting = if ask_rs.is_empty() { Side::Ask } else { Side::AskR };
+        let broker = Broker { asks, ask_rs, waiting, values: PhantomData };
+        broker.check();
+        broker
     }
 
     /// The line of asks.
     #[must_use]
-    pub fn asks(&self) -> &Queue<A> {
+    pub fn asks(&self) -> &LA {
         &self.asks
     }
 
     /// The line of `ask_r`s.
     #[must_use]
-    pub fn ask_rs(&self) -> &Queue<R> {
+    pub fn ask_rs(&self) -> &LR {
         &self.ask_rs
     }
 
@@ -129,7 +147,7 @@ impl<A, R> Broker<A, R> {
         send: Time,
         value: A,
         drops: &mut Drops<A, R>,
-    ) -> Outcome<A, R> {
+    ) -> Outcome<A, R, LA::Key> {
         if let Some(entry) = self.next_ask_r(now, drops) {
             return Outcome::Matched(seat(Party { value, send }, party(entry)));
         }
@@ -145,7 +163,7 @@ impl<A, R> Broker<A, R> {
         send: Time,
         value: R,
         drops: &mut Drops<A, R>,
-    ) -> Outcome<A, R> {
+    ) -> Outcome<A, R, LR::Key> {
         if let Some(entry) = self.next_ask(now, drops) {
             return Outcome::Matched(seat(party(entry), Party { value, send }));
         }
@@ -200,22 +218,22 @@ impl<A, R> Broker<A, R> {
         rank: NonZero<u64>,
         value: A,
         drops: &mut Drops<A, R>,
-    ) -> Outcome<A, R> {
+    ) -> Outcome<A, R, LA::Key> {
         if let Some(entry) = self.next_ask_r(now, drops) {
             return Outcome::Matched(seat(Party { value, send }, party(entry)));
         }
-        let key = self.asks.put_back(send, rank, value);
+        let key = self.asks.put_back(now, send, rank, value);
         self.check();
         Outcome::Waiting(key)
     }
 
     /// Removes a waiting ask. `None` if it left before.
-    pub fn cancel(&mut self, now: Time, key: Key, drops: &mut Drops<A, R>) -> Option<A> {
+    pub fn cancel(&mut self, now: Time, key: LA::Key, drops: &mut Drops<A, R>) -> Option<A> {
         self.asks.cancel(now, key, &mut drops.asks)
     }
 
     /// Removes a waiting `ask_r`. `None` if it left before.
-    pub fn cancel_r(&mut self, now: Time, key: Key, drops: &mut Drops<A, R>) -> Option<R> {
+    pub fn cancel_r(&mut self, now: Time, key: LR::Key, drops: &mut Drops<A, R>) -> Option<R> {
         self.ask_rs.cancel(now, key, &mut drops.ask_rs)
     }
 
@@ -224,7 +242,7 @@ impl<A, R> Broker<A, R> {
     pub fn cancel_all(
         &mut self,
         now: Time,
-        keys: impl IntoIterator<Item = Key>,
+        keys: impl IntoIterator<Item = LA::Key>,
         drops: &mut Drops<A, R>,
     ) -> usize {
         self.asks.cancel_all(now, keys, &mut drops.asks)
@@ -234,19 +252,19 @@ impl<A, R> Broker<A, R> {
     pub fn cancel_all_r(
         &mut self,
         now: Time,
-        keys: impl IntoIterator<Item = Key>,
+        keys: impl IntoIterator<Item = LR::Key>,
         drops: &mut Drops<A, R>,
     ) -> usize {
         self.ask_rs.cancel_all(now, keys, &mut drops.ask_rs)
     }
 
     /// Gives a waiting ask a deadline of its own: it meets nobody from `until` on.
-    pub fn expire_at(&mut self, key: Key, until: Time) {
+    pub fn expire_at(&mut self, key: LA::Key, until: Time) {
         self.asks.expire_at(key, until);
     }
 
     /// Gives a waiting `ask_r` a deadline of its own: it meets nobody from `until` on.
-    pub fn expire_at_r(&mut self, key: Key, until: Time) {
+    pub fn expire_at_r(&mut self, key: LR::Key, until: Time) {
         self.ask_rs.expire_at(key, until);
     }
 
@@ -281,8 +299,8 @@ impl<A, R> Broker<A, R> {
     pub fn reconfigure(
         &mut self,
         now: Time,
-        asks: QueueConfig,
-        ask_rs: QueueConfig,
+        asks: LA::Config,
+        ask_rs: LR::Config,
         drops: &mut Drops<A, R>,
     ) {
         self.asks.reconfigure(now, asks, &mut drops.asks);
@@ -297,12 +315,12 @@ impl<A, R> Broker<A, R> {
     pub fn try_reconfigure(
         &mut self,
         now: Time,
-        asks: QueueConfig,
-        ask_rs: QueueConfig,
+        asks: LA::Config,
+        ask_rs: LR::Config,
         drops: &mut Drops<A, R>,
     ) -> Result<(), ConfigError> {
-        asks.validate()?;
-        ask_rs.validate()?;
+        LA::validate(&asks)?;
+        LR::validate(&ask_rs)?;
         self.reconfigure(now, asks, ask_rs, drops);
         Ok(())
     }

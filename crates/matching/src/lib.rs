@@ -24,8 +24,10 @@
 //! Every call takes the time as an argument and says when it next wants to be called. Dropped
 //! waiters are pushed into a buffer the caller brings, each with a [`Reason`].
 //!
-//! What is absent: clocks, threads, sockets, services, bytes. A `Broker` matches values it never
-//! looks at.
+//! With the feature `tokio` there are brokers and regulators to await, in `live`.
+//!
+//! What is absent from all the rest: clocks, threads, sockets, services, bytes. A `Broker` matches
+//! values it never looks at.
 //!
 //! ```
 //! use matching::{Broker, Drops, Outcome, QueueConfig, Span, Time};
@@ -45,7 +47,7 @@
 #![no_std]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "tokio"))]
 extern crate std;
 
 mod time;
@@ -53,6 +55,8 @@ mod time;
 mod queue;
 
 mod fair;
+
+mod line;
 
 mod broker;
 
@@ -66,11 +70,15 @@ mod protector;
 
 pub mod balancer;
 
+#[cfg(feature = "tokio")]
+pub mod live;
+
 #[cfg(test)]
 mod tests;
 
 pub use broker::{Broker, Drops, Match, Outcome, Party, Side};
 pub use fair::{FairConfig, FairKey, FairQueue};
+pub use line::{Flow, Line};
 pub use meter::{Alarm, AlarmConfig, AlarmMeter, BetterConfig, BetterMeter, PieConfig, PieMeter};
 pub use meter::{PieSide, Published, Sample, Target, UpdateMeter, Watch};
 pub use protector::{PARTS, Protector, parts};

@@ -7,7 +7,8 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::queue::any_config;
-use crate::{FairConfig, FairKey, FairQueue, Queue, QueueConfig, Reason, Span, Time};
+use crate::{Broker, Drops, FairConfig, FairKey, FairQueue, Flow, Outcome, Queue, QueueConfig};
+use crate::{Reason, Span, Time};
 
 fn config(line: QueueConfig) -> FairConfig {
     FairConfig { line, flows: u64::MAX }
@@ -189,4 +190,43 @@ fn the_key_table_is_bounded() {
     let now = Time::from_millis(1);
     while queue.pop(now, &mut drops).is_some() {}
     assert!(queue.flows().1 <= 16);
+}
+
+/// A request that says who sent it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct From(u64);
+
+impl Flow for From {
+    fn flow(&self) -> u64 {
+        self.0
+    }
+}
+
+#[test]
+fn a_broker_seats_the_flows_in_turn() {
+    let line = QueueConfig::timeout(Span::from_millis(10));
+    let asks = FairQueue::new(config(line));
+    let mut broker: Broker<From, (), FairQueue<From>> =
+        Broker::with_lines(asks, Queue::new(QueueConfig::default(), Time::ZERO));
+    let mut drops = Drops::default();
+    let mut keys = Vec::new();
+    for flow in [1, 1, 1, 1, 2, 3] {
+        match broker.ask(Time::ZERO, Time::ZERO, From(flow), &mut drops) {
+            Outcome::Waiting(key) => keys.push(key),
+            Outcome::Matched(_) | Outcome::Dropped => panic!("it waits"),
+        }
+    }
+    let mut seated = Vec::new();
+    for _ in 0..4 {
+        let now = Time::from_millis(1);
+        match broker.ask_r(now, now, (), &mut drops) {
+            Outcome::Matched(met) => seated.push(met.ask.value.0),
+            Outcome::Waiting(_) | Outcome::Dropped => panic!("somebody waits"),
+        }
+    }
+    assert_eq!(seated, [1, 2, 3, 1]);
+    assert_eq!(broker.cancel(Time::from_millis(2), keys[2], &mut drops), Some(From(1)));
+    assert_eq!(broker.deadline(), Some(Time::from_millis(10)));
+    broker.tick(Time::from_millis(10), &mut drops);
+    assert_eq!((drops.asks.len(), drops.asks[0].reason), (1, Reason::Expired));
 }

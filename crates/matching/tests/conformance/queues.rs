@@ -233,7 +233,7 @@ fn stays_alarmed(line: &Value, call: &Value) -> bool {
 fn wakes_for_nothing(line: &Value, call: &Value) -> bool {
     line["out"] == "out_r"
         && line.get("min").is_some_and(|min| *min != 0)
-        && call["op"] == "out"
+        && (call["op"] == "out" || call["op"] == "fq_out")
         && !call["expect"]["next"].is_null()
 }
 

@@ -1,0 +1,131 @@
+//! Brokers and regulators that are awaited. Time is paused and jumps to whoever sleeps next.
+
+use std::time::Duration;
+
+use matching::live::{Broker, Regulator};
+use matching::{Breaker, QueueConfig, Reason, Rule, Span, ValveConfig};
+use tokio::time::{Instant, sleep, timeout};
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn broker(asks: QueueConfig) -> Broker<&'static str, u32> {
+    Broker::new(asks, QueueConfig::default()).expect("a good configuration")
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_meet_and_learn_how_long_they_waited() {
+    let broker = broker(QueueConfig::default());
+    let other = broker.clone();
+    let worker = tokio::spawn(async move {
+        sleep(ms(50)).await;
+        other.ask_r(7).await
+    });
+    let request = broker.ask("resize").await.expect("a worker came");
+    let worker = worker.await.expect("no panic").expect("a request waited");
+    assert_eq!((request.value, worker.value), (7, "resize"));
+    assert_eq!((request.relative.as_millis(), request.sojourn.as_millis()), (50, 50));
+    assert_eq!((worker.relative.as_millis(), worker.sojourn.as_millis()), (-50, 0));
+    assert_eq!(broker.snapshot().matched, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_too_long_is_told_in_time() {
+    let broker = broker(QueueConfig::timeout(Span::from_millis(100)));
+    let start = Instant::now();
+    let shed = broker.ask("late").await.expect_err("nobody serves");
+    assert_eq!((shed.reason, shed.sojourn.as_millis()), (Reason::Expired, 100));
+    assert!(start.elapsed() < ms(105));
+    let shed = broker.ask_deadline("later", Instant::now() + ms(30)).await.expect_err("nobody");
+    assert_eq!((shed.reason, shed.sojourn.as_millis()), (Reason::Expired, 30));
+    assert_eq!(broker.snapshot().expired, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_waiting_is_not_matched() {
+    let broker = broker(QueueConfig::default());
+    assert!(timeout(ms(10), broker.ask("gone")).await.is_err());
+    assert_eq!(broker.snapshot().asks, 0);
+    assert_eq!(broker.try_ask_r(7), Err(7));
+    let (request, worker) = tokio::join!(broker.ask("here"), broker.ask_r(8));
+    assert_eq!((request.expect("met").value, worker.expect("met").value), (8, "here"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_change_while_somebody_waits() {
+    let broker = broker(QueueConfig::default());
+    let other = broker.clone();
+    let waits = tokio::spawn(async move { other.ask("patient").await });
+    sleep(ms(20)).await;
+    let bad = QueueConfig { min: 2, max: 1, ..QueueConfig::default() };
+    assert!(broker.reconfigure(bad, QueueConfig::default()).is_err());
+    assert_eq!(broker.snapshot().asks, 1);
+    let strict = QueueConfig::timeout(Span::from_millis(50));
+    broker.reconfigure(strict, QueueConfig::default()).expect("a good configuration");
+    let shed = waits.await.expect("no panic").expect_err("nobody serves");
+    assert_eq!(shed.sojourn.as_millis(), 50);
+
+    let other = broker.clone();
+    let waits = tokio::spawn(async move { other.ask("last").await });
+    sleep(ms(1)).await;
+    broker.close();
+    assert_eq!(waits.await.expect("no panic").expect_err("closed").reason, Reason::Draining);
+    assert_eq!(broker.ask("too late").await.expect_err("closed").reason, Reason::Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_regulator_lets_as_many_run_as_may() {
+    let regulator =
+        Regulator::new(QueueConfig::timeout(Span::from_millis(100)), ValveConfig::limit(2));
+    let regulator = regulator.expect("a good configuration");
+    let one = regulator.acquire().await.expect("open");
+    let two = regulator.try_acquire().expect("open");
+    assert!(regulator.try_acquire().is_none());
+    let shed = regulator.acquire().await.expect_err("nobody gives back");
+    assert_eq!(shed.sojourn.as_millis(), 100);
+
+    let other = regulator.clone();
+    let waits = tokio::spawn(async move { other.acquire().await });
+    sleep(ms(40)).await;
+    drop(one);
+    let three = waits.await.expect("no panic").expect("its turn");
+    assert_eq!((three.sojourn().as_millis(), three.relative().as_millis()), (40, 40));
+    assert!(three.go_on().is_some_and(|permit| permit.go_on().is_some()));
+    assert!(timeout(ms(5), regulator.acquire()).await.is_ok(), "the third gave back");
+    drop(two);
+    assert_eq!(regulator.size(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_valve_opens_by_time() {
+    let breaker = Breaker { failures: 1, rest: Span::from_millis(200), ..Breaker::default() };
+    let valve = ValveConfig { rule: Rule::Breaker(breaker), ..ValveConfig::default() };
+    let regulator = Regulator::new(QueueConfig::default(), valve).expect("a good configuration");
+    regulator.acquire().await.expect("whole").failed();
+    assert!(regulator.try_acquire().is_none());
+    let start = Instant::now();
+    let probe = regulator.acquire().await.expect("it heals");
+    assert!((ms(200)..ms(205)).contains(&start.elapsed()));
+    drop(probe);
+}
+
+#[tokio::test]
+async fn a_thousand_pairs_meet() {
+    let broker: Broker<u32, u32> =
+        Broker::new(QueueConfig::default(), QueueConfig::default()).expect("good");
+    let tasks: Vec<_> = (0..1_000)
+        .flat_map(|n| {
+            let (ask, ask_r) = (broker.clone(), broker.clone());
+            [
+                tokio::spawn(async move { ask.ask(n).await.is_ok() }),
+                tokio::spawn(async move { ask_r.ask_r(n).await.is_ok() }),
+            ]
+        })
+        .collect();
+    for task in tasks {
+        assert!(task.await.expect("no panic"));
+    }
+    let snapshot = broker.snapshot();
+    assert_eq!((snapshot.matched, snapshot.asks, snapshot.ask_rs), (1_000, 0, 0));
+}
