@@ -380,7 +380,7 @@ impl Reactor {
             } else {
                 let mut pieces = [&[][..]; PIECES];
                 let count = outbox.pieces(&mut pieces);
-                socket.stream.write_vectored(&pieces[..count].map_slices())
+                socket.stream.write_vectored(&pieces.map(IoSlice::new)[..count])
             };
             match result {
                 Ok(n) => {
@@ -607,16 +607,5 @@ impl std::fmt::Display for Remote {
             Some(address) => address.fmt(f),
             None => f.write_str("-"),
         }
-    }
-}
-
-/// Pieces as the vectored write wants them.
-trait MapSlices<'a> {
-    fn map_slices(&self) -> Vec<IoSlice<'a>>;
-}
-
-impl<'a> MapSlices<'a> for [&'a [u8]] {
-    fn map_slices(&self) -> Vec<IoSlice<'a>> {
-        self.iter().map(|piece| IoSlice::new(piece)).collect()
     }
 }
