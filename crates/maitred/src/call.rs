@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use client::{Client, Error, Message};
 use serde_json::json;
 
-use crate::Failure;
 use crate::config::Lasting;
+use crate::{Door, Failure};
 
 /// What to call, and how.
 #[derive(Debug, clap::Args)]
@@ -16,14 +16,8 @@ pub(crate) struct Args {
     service: String,
     /// Body, one frame each; `-` reads standard input; nothing is one empty frame
     body: Vec<String>,
-    /// Majordomo endpoint of the broker
-    #[arg(
-        long,
-        env = "MAITRED_MDP",
-        default_value = "tcp://127.0.0.1:5555",
-        value_name = "ENDPOINT"
-    )]
-    mdp: String,
+    #[command(flatten)]
+    door: Door,
     /// How long to wait for the answer
     #[arg(long, default_value = "10s")]
     timeout: Lasting,
@@ -49,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let timeout = args.timeout.0.into();
     let reply = runtime.block_on(async {
-        let client = Client::connect([args.mdp.as_str()])?;
+        let client = Client::connect([args.door.mdp.as_str()])?;
         let reply = client.call(&args.service, Message::frames(frames)).timeout(timeout).await;
         match reply {
             Err(Error::Timeout { .. }) => Err(Error::Timeout {

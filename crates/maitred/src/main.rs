@@ -89,6 +89,19 @@ enum Sub {
     Bench(bench::Options),
 }
 
+/// Which broker a command calls or serves through.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Door {
+    /// Majordomo endpoint of the broker
+    #[arg(
+        long,
+        env = "MAITRED_MDP",
+        default_value = "tcp://127.0.0.1:5555",
+        value_name = "ENDPOINT"
+    )]
+    pub(crate) mdp: String,
+}
+
 /// Why a command failed, and the exit code that says so.
 #[derive(Debug)]
 pub(crate) struct Failure {

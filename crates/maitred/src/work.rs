@@ -15,9 +15,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc};
 
-use crate::Failure;
 use crate::call::{frame_from_json, frame_to_json};
 use crate::config::Lasting;
+use crate::{Door, Failure};
 
 /// What of a failed command's standard error is told to the client.
 const STDERR_MAX: usize = 2_048;
@@ -33,14 +33,8 @@ pub(crate) struct Args {
     /// The command and its arguments
     #[arg(last = true, required = true)]
     command: Vec<String>,
-    /// Majordomo endpoint of the broker
-    #[arg(
-        long,
-        env = "MAITRED_MDP",
-        default_value = "tcp://127.0.0.1:5555",
-        value_name = "ENDPOINT"
-    )]
-    mdp: String,
+    #[command(flatten)]
+    door: Door,
     /// Requests at a time, each with a process of its own
     #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
     concurrency: usize,
@@ -67,7 +61,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let cannot = |error: client::Error| Failure::new(error.to_string());
     let command = Arc::new(args.command);
     let timeout: Duration = args.timeout.0.into();
-    let builder = Worker::builder(&args.mdp);
+    let builder = Worker::builder(&args.door.mdp);
     let worker = if args.persistent {
         let pool = Arc::new(Pool::new(command, args.concurrency));
         builder.serve(&args.service, args.concurrency, move |request| {
@@ -87,10 +81,10 @@ async fn serve(args: Args) -> Result<(), Failure> {
     };
     let service = &args.service;
     tokio::select! {
-        () = worker.connected() => eprintln!("serving {service} at {}", args.mdp),
+        () = worker.connected() => eprintln!("serving {service} at {}", args.door.mdp),
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
-        () = tell_trouble(&worker, &args.mdp) => {}
+        () = tell_trouble(&worker, &args.door.mdp) => {}
     }
     tokio::select! {
         _ = terminate.recv() => {}
