@@ -34,6 +34,8 @@ mod config;
 
 mod engine;
 
+mod service;
+
 mod stats;
 
 mod wheel;
@@ -46,7 +48,7 @@ mod ids;
 mod tests;
 
 pub use blob::Blob;
-pub use config::{Config, ServiceConfig};
+pub use config::{AlarmRules, AtBound, Config, Fair, FairBy, ServiceConfig, ValveRules};
 pub use effect::{Effect, Expulsion, Out, Reason};
 #[cfg(feature = "planted")]
 pub use engine::Planted;

@@ -12,7 +12,13 @@ use crate::view::Snapshot;
 /// What other threads may ask of the reactor.
 pub(crate) enum Command {
     /// Calls a service; `ticket` names the call for [`Command::HangUp`].
-    Call { ticket: u64, service: Bytes, body: Bytes, answer: oneshot::Sender<Outcome> },
+    Call {
+        ticket: u64,
+        service: Bytes,
+        body: Bytes,
+        fair_key: Bytes,
+        answer: oneshot::Sender<Outcome>,
+    },
     /// Whoever asked no longer waits.
     HangUp { ticket: u64 },
     /// A picture of everything.

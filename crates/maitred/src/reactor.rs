@@ -445,8 +445,8 @@ impl Reactor {
 
     fn obey(&mut self, now: Time, command: Command) {
         match command {
-            Command::Call { ticket, service, body, answer } => {
-                let id = self.shard.call(now, Call { service, body });
+            Command::Call { ticket, service, body, fair_key, answer } => {
+                let id = self.shard.call(now, Call { service, body, fair_key });
                 self.calls.insert(id, (ticket, answer));
                 self.call_by_ticket.insert(ticket, id);
             }
@@ -519,6 +519,14 @@ impl Reactor {
                 Note::Closed(id, remote, reason) => log_closed(id, remote, &reason),
                 Note::Garbage(id, why) => {
                     tracing::warn!(conn = ?id, why, "a message that makes no sense");
+                }
+                Note::Alarm(service, true, oldest) => tracing::warn!(
+                    service = %view::show(&service),
+                    oldest_ms = oldest.as_millis(),
+                    "alarm: requests wait too long"
+                ),
+                Note::Alarm(service, false, _) => {
+                    tracing::info!(service = %view::show(&service), "alarm ended");
                 }
                 Note::Drained => {
                     tracing::info!("drained: the last request ended");

@@ -116,7 +116,7 @@ impl House {
 
     pub(super) fn call(&mut self, shard: usize, service: &[u8], body: &[u8]) -> ConnId {
         let (service, body) = (Bytes::copy_from_slice(service), Bytes::copy_from_slice(body));
-        let id = self.shards[shard].call(self.now, Call { service, body });
+        let id = self.shards[shard].call(self.now, Call { service, body, fair_key: Bytes::new() });
         self.turn();
         id
     }
@@ -152,6 +152,7 @@ impl House {
                     | Note::WorkerExpired(_)
                     | Note::WorkerDismissed(..)
                     | Note::Garbage(..)
+                    | Note::Alarm(..)
                     | Note::Drained => Seen::Note(note),
                 });
             }
