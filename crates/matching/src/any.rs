@@ -42,7 +42,6 @@ pub enum AnyKey {
 /// changes keeps its place by arrival, its deadline and its rank, but gets another key: look it up
 /// in [`entries`](AnyLine::entries).
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "most lines are plain, and nothing lies between")]
 pub enum AnyLine<T> {
     /// One line for all.
     Plain(Queue<T>),
