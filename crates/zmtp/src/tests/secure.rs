@@ -265,8 +265,8 @@ fn every_octet_that_matters_is_guarded() {
     let mut lengths = [0; 3];
     let (_, server) = shake(|number, piece| lengths[number] = piece.len());
     assert_eq!(server.heard.len(), 2);
-    for number in 1..3 {
-        for at in 0..lengths[number] {
+    for (number, len) in lengths.into_iter().enumerate().skip(1) {
+        for at in 0..len {
             let (_, server) = shake(|n, piece| {
                 if n == number {
                     piece[at] ^= 0x10;
