@@ -47,6 +47,7 @@ pub use floor::{CloseReason, Cross, Note, Outcome};
 pub use mdp::{FAILED, REFUSED, is_reserved};
 pub use outbox::Outbox;
 pub use shard::{Call, ConnView, Counters, Shard, Want, home_of};
+pub use tongue::PROTOCOLS;
 pub use wire::Bytes;
 
 /// Bodies from this size on are shared by reference count instead of being copied.

@@ -91,7 +91,7 @@ pub struct ConnView {
     pub held: u32,
     /// Whether the peer answers PING.
     pub pings: bool,
-    /// What it speaks if it is a worker: `mdp/0.1`, `mdp/0.2`, `ppp`, or `ppp/text`.
+    /// What it speaks if it is a worker: one of [`PROTOCOLS`](crate::PROTOCOLS).
     pub serves_in: Option<&'static str>,
 }
 

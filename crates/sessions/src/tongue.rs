@@ -7,6 +7,9 @@ use engine::RequestId;
 use crate::mdp::{self, BrokerWord, Tag, Version};
 use crate::ppp::{self, Letters};
 
+/// Everything workers speak, as people see it.
+pub const PROTOCOLS: [&str; 4] = ["mdp/0.1", "mdp/0.2", "ppp", "ppp/text"];
+
 /// How a worker speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Tongue {
@@ -48,14 +51,14 @@ impl Tongue {
         }
     }
 
-    /// What it is called where people see it.
+    /// What it is called where people see it: one of [`PROTOCOLS`].
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Tongue::Mdp { version: Version::V01, .. } => "mdp/0.1",
-            Tongue::Mdp { version: Version::V02, .. } => "mdp/0.2",
-            Tongue::Ppp(Letters::Octets) => "ppp",
-            Tongue::Ppp(Letters::Text) => "ppp/text",
-        }
+        PROTOCOLS[match self {
+            Tongue::Mdp { version: Version::V01, .. } => 0,
+            Tongue::Mdp { version: Version::V02, .. } => 1,
+            Tongue::Ppp(Letters::Octets) => 2,
+            Tongue::Ppp(Letters::Text) => 3,
+        }]
     }
 }
 
