@@ -695,7 +695,7 @@ impl Engine {
         let outcome = line.ask_r(now, now, seat, &mut self.drops);
         self.settle_outcome(now, key, outcome, out);
         self.settle_drops(now, key, out);
-        // A free offer is room for any number of bytes.
+        // A free offer is room for one of those that are held back.
         self.make_room(key, out);
     }
 
@@ -1013,11 +1013,14 @@ impl Service {
     }
 
     /// Whether another request of this many bytes would have to wait beyond the bounds.
+    /// Whether one more request would have to wait where there is no room for it. A free offer is
+    /// room for one request of any size, unless it is promised to one that was held back.
     fn is_at_bound(&self, bytes: u64) -> bool {
-        let waits = self.line.ask_rs().is_empty();
-        let len = self.line.asks().len() + self.promised as usize;
+        let (offers, promised) = (self.line.ask_rs().len(), self.promised as usize);
+        let len = self.line.asks().len() + promised;
         let total = self.waiting_bytes + self.promised_bytes + bytes;
-        waits && (len >= self.config.queue_max || total > self.config.queue_bytes)
+        promised >= offers
+            && (len - offers >= self.config.queue_max || total > self.config.queue_bytes)
     }
 
     fn forget_held_back(&mut self, id: ConnId, held_back: HeldBack) {

@@ -12,12 +12,17 @@ use engine::{ServiceConfig, Span};
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use sessions::{Dialect, ShardConfig};
 
+mod ppp;
+
+pub(crate) use ppp::Queue;
+
 /// The file as it is written.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
     insecure: bool,
     mdp: Mdp,
+    paranoid_pirate: Vec<ppp::Written>,
     http: HttpFile,
     limits: LimitsFile,
     defaults: Rules,
@@ -217,6 +222,8 @@ pub(crate) struct Settings {
     pub(crate) insecure: bool,
     pub(crate) shard: ShardConfig,
     pub(crate) mdp: Vec<(Endpoint, Dialect)>,
+    /// Paranoid Pirate queues, in the order of the shard's pairs.
+    pub(crate) ppp: Vec<Queue>,
     /// `None` = no HTTP.
     pub(crate) http: Option<String>,
     pub(crate) http_token: Option<String>,
@@ -294,13 +301,20 @@ impl From<String> for Fault {
     }
 }
 
-/// The line where `key`, or as much of it as is there, is written.
+/// The line where `key`, or as much of it as is there, is written. A number is a place in an array.
 fn line_of(text: &str, key: &[String]) -> Option<usize> {
     let document = toml::de::DeTable::parse(text).ok()?;
     let mut table = document.get_ref();
     let mut line = None;
-    for part in key {
-        let Some(value) = table.get(part.as_str()) else { break };
+    let mut parts = key.iter();
+    while let Some(part) = parts.next() {
+        let Some(mut value) = table.get(part.as_str()) else { break };
+        if let Some(array) = value.get_ref().as_array()
+            && let Some(inner) =
+                parts.next().and_then(|place| array.get(place.parse::<usize>().ok()?))
+        {
+            value = inner;
+        }
         line = Some(text[..value.span().start].matches('\n').count() + 1);
         let Some(inner) = value.get_ref().as_table() else { break };
         table = inner;
@@ -348,6 +362,8 @@ fn settings(file: File, overrides: &Overrides) -> Result<Settings, Fault> {
     }
     check(&shard, &file.services)?;
     let mdp = endpoints(&file.mdp, overrides)?;
+    let taken: Vec<&Endpoint> = mdp.iter().map(|(endpoint, _)| endpoint).collect();
+    let ppp = ppp::settings(file.paranoid_pirate, &taken, &file.services, &mut shard)?;
     let http = overrides.http.clone().or(file.http.listen).unwrap_or("127.0.0.1:8080".into());
     let http = (http != "off").then(|| http.trim_start_matches("http://").to_owned());
     if let Some(token) = &file.http.token
@@ -359,6 +375,7 @@ fn settings(file: File, overrides: &Overrides) -> Result<Settings, Fault> {
         insecure: file.insecure,
         shard,
         mdp,
+        ppp,
         http,
         http_token: file.http.token,
         http_hosts: file.http.hosts,
@@ -384,7 +401,8 @@ fn endpoints(mdp: &Mdp, overrides: &Overrides) -> Result<Vec<(Endpoint, Dialect)
         Some(listen) => listen
             .iter()
             .map(|one| {
-                let dialect = Dialect { mdp02_service_frame: one.mdp02_service_frame };
+                let dialect =
+                    Dialect { mdp02_service_frame: one.mdp02_service_frame, ..Dialect::default() };
                 (one.endpoint.clone(), dialect)
             })
             .collect(),

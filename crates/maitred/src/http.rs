@@ -217,7 +217,7 @@ async fn readyz(State(house): State<Arc<House>>) -> Result<&'static str, Refusal
 }
 
 async fn scrape(State(house): State<Arc<House>>) -> Result<Response, Refusal> {
-    let snapshot = house.look(Detail::Services(metrics::SERVICES_MAX)).await?;
+    let snapshot = house.look(Detail::Scrape(metrics::SERVICES_MAX)).await?;
     let text = metrics::encode(snapshot).map_err(|error| {
         let message = format!("cannot write the metrics: {error}");
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)

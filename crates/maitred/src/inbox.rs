@@ -27,8 +27,10 @@ pub(crate) enum Command {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Detail {
     Totals,
-    /// At most so many.
+    /// At most so many services, and what their workers speak.
     Services(usize),
+    /// For metrics: at most so many services.
+    Scrape(usize),
     Workers,
 }
 

@@ -59,6 +59,14 @@ impl Collector for Scrape {
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
 
+        let name = "maitred_protocol_workers";
+        let mut family =
+            encoder.encode_descriptor(name, "Workers, by protocol", None, MetricType::Gauge)?;
+        for (protocol, count) in &snapshot.speakers {
+            let gauge = ConstGauge::new(i64::try_from(*count).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[("protocol", *protocol)])?)?;
+        }
+
         let mut gauge = |name, help, value: u64| {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)

@@ -12,7 +12,7 @@
 //!
 //! Readiness is edge-triggered: a connection stays in `ready` until a read came up short.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -542,12 +542,21 @@ impl Reactor {
             waiting_bytes,
             draining: self.drain_until.is_some(),
             services: match detail {
-                Detail::Services(limit) => view::services(&self.shard, now, limit),
+                Detail::Scrape(limit) => view::services(&self.shard, now, limit),
+                Detail::Services(limit) => {
+                    let mut services = view::services(&self.shard, now, limit);
+                    view::add_protocols(&self.shard, &mut services);
+                    services
+                }
                 Detail::Totals | Detail::Workers => Vec::new(),
             },
             workers: match detail {
                 Detail::Workers => view::workers(&self.shard, now),
-                Detail::Totals | Detail::Services(_) => Vec::new(),
+                Detail::Totals | Detail::Services(_) | Detail::Scrape(_) => Vec::new(),
+            },
+            speakers: match detail {
+                Detail::Scrape(_) => view::speakers(&self.shard),
+                Detail::Totals | Detail::Services(_) | Detail::Workers => BTreeMap::new(),
             },
         }
     }

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sessions::{Shard, ShardConfig};
+use sessions::{Dialect, Shard, ShardConfig};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
-use crate::config::{LogFormat, Overrides, Settings};
+use crate::config::{Endpoint, LogFormat, Overrides, Settings};
 use crate::http::{self, House};
 use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
@@ -42,9 +42,15 @@ impl Source {
         let new = Settings::load(self.path.as_deref(), &self.overrides)
             .map_err(|error| error.to_string())?;
         let old = &self.started;
+        let mut shard = new.shard;
         let mut needs_restart = Vec::new();
         if new.mdp != old.mdp {
             needs_restart.push("mdp.listen");
+        }
+        if new.ppp != old.ppp {
+            needs_restart.push("paranoid_pirate");
+            // Listeners refer to their queues by place.
+            shard.pairs.clone_from(&old.shard.pairs);
         }
         if new.http != old.http || new.http_token != old.http_token {
             needs_restart.push("http");
@@ -52,7 +58,7 @@ impl Source {
         if (&new.log_level, new.log_format) != (&old.log_level, old.log_format) {
             needs_restart.push("log");
         }
-        Ok(NewRules { shard: new.shard, needs_restart })
+        Ok(NewRules { shard, needs_restart })
     }
 }
 
@@ -87,6 +93,8 @@ pub(crate) struct Broker {
     source: Arc<Source>,
     http: Option<(std::net::TcpListener, SocketAddr)>,
     mdp: Vec<SocketAddr>,
+    /// Front and back end of each Paranoid Pirate queue, and its service.
+    ppp: Vec<([SocketAddr; 2], String)>,
     runtime: Runtime,
     /// SIGTERM, SIGINT, SIGHUP: heard from here on.
     signals: [Signal; 3],
@@ -105,6 +113,17 @@ impl Broker {
             let listener = bind(&endpoint.address, &endpoint.to_string(), settings.insecure)?;
             mdp.push(local_address(&listener)?);
             listeners.push((listener, *dialect));
+        }
+        let mut ppp = Vec::new();
+        for (place, queue) in settings.ppp.iter().enumerate() {
+            let mut listen = |(endpoint, dialect): (&Endpoint, Dialect)| {
+                let listener = bind(&endpoint.address, &endpoint.to_string(), settings.insecure)?;
+                let address = local_address(&listener)?;
+                listeners.push((listener, dialect));
+                Ok(address)
+            };
+            let [front, back] = queue.listeners(place);
+            ppp.push(([listen(front)?, listen(back)?], queue.service.clone()));
         }
         let http = match &settings.http {
             None => None,
@@ -128,7 +147,7 @@ impl Broker {
             .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
         let signals = hear_signals(&runtime)
             .map_err(|error| Failure::new(format!("cannot listen to signals: {error}")))?;
-        Ok(Broker { reactor, inbox, source, http, mdp, runtime, signals })
+        Ok(Broker { reactor, inbox, source, http, mdp, ppp, runtime, signals })
     }
 
     /// Where Majordomo clients and workers connect.
@@ -144,7 +163,13 @@ impl Broker {
     fn addresses(&self) -> Vec<String> {
         let mdp = self.mdp.iter().map(|address| format!("listening mdp tcp://{address}"));
         let http = self.http.iter().map(|(_, address)| format!("listening http http://{address}"));
-        mdp.chain(http).collect()
+        let ppp = self.ppp.iter().flat_map(|([front, back], service)| {
+            [
+                format!("listening ppp-frontend tcp://{front} service {service}"),
+                format!("listening ppp-backend tcp://{back} service {service}"),
+            ]
+        });
+        mdp.chain(ppp).chain(http).collect()
     }
 
     /// A line to try for each listener.
@@ -154,6 +179,10 @@ impl Broker {
             hints.push(format!("try: maitred work upper --mdp tcp://{address} -- tr a-z A-Z"));
             hints.push(format!("     maitred call upper 'hello' --mdp tcp://{address}"));
         }
+        if let Some(([front, back], service)) = self.ppp.first() {
+            hints.push(format!("try: maitred work {service} --ppp tcp://{back} -- tr a-z A-Z"));
+            hints.push(format!("     maitred call {service} 'hello' --ppp tcp://{front}"));
+        }
         if let Some((_, address)) = &self.http {
             hints.push(format!("     curl -d hello http://{address}/v1/services/upper"));
         }
@@ -162,7 +191,7 @@ impl Broker {
 
     /// Serves until drained.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let Broker { reactor, inbox, source, http, mdp: _, runtime, signals } = self;
+        let Broker { reactor, inbox, source, http, mdp: _, ppp: _, runtime, signals } = self;
         runtime.spawn(obey_signals(signals, inbox.clone(), source.clone()));
         if let Some((listener, address)) = http {
             let settings = &source.started;

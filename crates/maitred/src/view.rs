@@ -1,10 +1,11 @@
 //! Pictures of the broker for people, scripts and metrics: the only serialisable types.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use engine::{ConnId, Histogram, Span, Stats, Time};
 use serde::{Deserialize, Serialize};
-use sessions::{Counters, Shard};
+use sessions::{Counters, PROTOCOLS, Shard};
 
 /// What the reactor tells of itself.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Snapshot {
     pub(crate) draining: bool,
     pub(crate) services: Vec<Service>,
     pub(crate) workers: Vec<Worker>,
+    /// Workers by what they speak.
+    pub(crate) speakers: BTreeMap<&'static str, u64>,
 }
 
 /// Bytes over all sockets.
@@ -36,6 +39,9 @@ pub(crate) struct Service {
     /// Its name; octets that are not UTF-8 are shown as `\xNN`.
     pub(crate) name: String,
     pub(crate) workers: u32,
+    /// Those workers by what they speak; not in a scrape.
+    #[serde(default)]
+    pub(crate) protocols: BTreeMap<String, u32>,
     /// Offers that wait for a request.
     pub(crate) offers: usize,
     /// Requests that wait for an offer.
@@ -60,6 +66,8 @@ pub(crate) struct Worker {
     pub(crate) id: String,
     pub(crate) service: String,
     pub(crate) remote: Option<String>,
+    /// `mdp/0.1`, `mdp/0.2`, `ppp`, or `ppp/text`.
+    pub(crate) protocol: String,
     pub(crate) concurrency: usize,
     /// Requests it holds.
     pub(crate) holds: usize,
@@ -128,6 +136,7 @@ pub(crate) fn services(shard: &Shard, now: Time, limit: usize) -> Vec<Service> {
         .map(|service| Service {
             name: show(service.name),
             workers: service.workers,
+            protocols: BTreeMap::new(),
             offers: service.offers,
             waiting: service.waiting,
             waiting_bytes: service.waiting_bytes,
@@ -145,6 +154,32 @@ pub(crate) fn services(shard: &Shard, now: Time, limit: usize) -> Vec<Service> {
     services
 }
 
+/// Says of each of `services` what its workers speak.
+pub(crate) fn add_protocols(shard: &Shard, services: &mut [Service]) {
+    let places: BTreeMap<String, usize> =
+        services.iter().enumerate().map(|(i, service)| (service.name.clone(), i)).collect();
+    for worker in shard.engine().workers() {
+        if let Some(place) = places.get(&show(worker.service)) {
+            *services[*place].protocols.entry(protocol_of(shard, worker.conn)).or_default() += 1;
+        }
+    }
+}
+
+/// Workers by what they speak.
+pub(crate) fn speakers(shard: &Shard) -> BTreeMap<&'static str, u64> {
+    // Those that nobody speaks are there, too: a series that appears late is missed by rates.
+    let mut speakers: BTreeMap<&'static str, u64> = PROTOCOLS.map(|name| (name, 0)).into();
+    for name in shard.connections().filter_map(|conn| conn.serves_in) {
+        *speakers.entry(name).or_default() += 1;
+    }
+    speakers
+}
+
+fn protocol_of(shard: &Shard, conn: ConnId) -> String {
+    let speaks = shard.connection(conn).and_then(|conn| conn.serves_in);
+    speaks.unwrap_or("-").to_owned()
+}
+
 /// Every worker, by service and age.
 pub(crate) fn workers(shard: &Shard, now: Time) -> Vec<Worker> {
     let mut workers: Vec<Worker> = shard
@@ -157,6 +192,7 @@ pub(crate) fn workers(shard: &Shard, now: Time) -> Vec<Worker> {
                 id: show_id(worker.conn),
                 service: show(worker.service),
                 remote: conn.and_then(|conn| conn.remote).map(|remote| remote.to_string()),
+                protocol: conn.and_then(|conn| conn.serves_in).unwrap_or("-").to_owned(),
                 concurrency: worker.concurrency,
                 holds: worker.holds,
                 handled: worker.handled,

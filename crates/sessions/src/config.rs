@@ -1,5 +1,8 @@
 //! What an operator decides about connections.
 
+use alloc::vec::Vec;
+
+use bytes::Bytes;
 use engine::Span;
 
 /// What one connection, and all of them, may take.
@@ -34,17 +37,43 @@ impl Default for Limits {
     }
 }
 
-/// What one listener speaks beyond the standard.
+/// What one listener speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Dialect {
+    /// Which protocol, and which side of it.
+    pub speaks: Speaks,
     /// Replies to MDP/0.2 clients name the service, as RFC 18 says. Off for majortomo's clients.
     pub mdp02_service_frame: bool,
 }
 
 impl Default for Dialect {
     fn default() -> Dialect {
-        Dialect { mdp02_service_frame: true }
+        Dialect { speaks: Speaks::Majordomo, mdp02_service_frame: true }
     }
+}
+
+/// The protocol of a listener. Majordomo's messages say themselves what they are; Paranoid Pirate's
+/// do not, so each side has an endpoint, and the endpoint names the service.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Speaks {
+    /// Clients and workers of MDP/0.1 and MDP/0.2, and MMI.
+    #[default]
+    Majordomo,
+    /// Clients of this one of [`ShardConfig::pairs`].
+    PirateFront(usize),
+    /// Workers of this one of [`ShardConfig::pairs`].
+    PirateBack(usize),
+}
+
+/// A Paranoid Pirate queue: a front end for clients and a back end for workers of one service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pair {
+    /// The service that its clients ask and its workers serve.
+    pub service: Bytes,
+    /// Time between heartbeats on both endpoints.
+    pub heartbeat: Span,
+    /// Silent intervals after which a peer is given up.
+    pub liveness: u32,
 }
 
 /// Everything a [`Shard`](crate::Shard) is configured with.
@@ -60,6 +89,19 @@ pub struct ShardConfig {
     pub heartbeat: Span,
     /// Silent intervals after which a peer is given up.
     pub liveness: u32,
+    /// Paranoid Pirate queues. Their places are names: listeners refer to them.
+    pub pairs: Vec<Pair>,
+}
+
+impl ShardConfig {
+    /// Interval and liveness of heartbeats towards the peers of a listener.
+    pub(crate) fn rhythm(&self, speaks: Speaks) -> (Span, u32) {
+        let pair = match speaks {
+            Speaks::Majordomo => None,
+            Speaks::PirateFront(pair) | Speaks::PirateBack(pair) => self.pairs.get(pair),
+        };
+        pair.map_or((self.heartbeat, self.liveness), |pair| (pair.heartbeat, pair.liveness))
+    }
 }
 
 impl Default for ShardConfig {
@@ -72,6 +114,7 @@ impl Default for ShardConfig {
             // 2.5 s finds nothing.
             heartbeat: Span::from_secs(3),
             liveness: 3,
+            pairs: Vec::new(),
         }
     }
 }

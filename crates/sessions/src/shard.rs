@@ -17,11 +17,14 @@ use siphasher::sip::SipHasher13;
 use zmtp::{Frames, Message, Step};
 
 use crate::LARGE_BODY;
-use crate::config::{Dialect, ShardConfig};
+use crate::config::{Dialect, ShardConfig, Speaks};
 use crate::floor::{CloseReason, Cross, Floor, Note, Outcome};
-use crate::mdp::{self, BrokerWord, Mmi, Tag, Version, Word, WorkerWord};
+use crate::mdp::{self, Mmi, Tag, Version, Word, WorkerWord};
 use crate::outbox::Outbox;
+use crate::tongue::{Asker, Tongue};
 use crate::wire::{Role, Serving, Wire};
+
+mod pirates;
 
 /// A direct read asks for at most this much at first, and at most doubles what has arrived, so
 /// that an announced length alone reserves next to nothing.
@@ -88,6 +91,8 @@ pub struct ConnView {
     pub held: u32,
     /// Whether the peer answers PING.
     pub pings: bool,
+    /// What it speaks if it is a worker: one of [`PROTOCOLS`](crate::PROTOCOLS).
+    pub serves_in: Option<&'static str>,
 }
 
 impl ConnView {
@@ -104,6 +109,10 @@ impl ConnView {
                 Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => 0,
             },
             pings: wire.zmtp.supports_ping(),
+            serves_in: match wire.role {
+                Role::Serving(_) => Some(wire.tongue.name()),
+                Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => None,
+            },
         }
     }
 }
@@ -598,7 +607,7 @@ impl Shard {
     }
 
     fn on_zmtp(&mut self, now: Time, id: ConnId, event: Option<zmtp::Event>) {
-        let beat = now + self.floor.config.heartbeat;
+        let beat = now + self.floor.rhythm(id).0;
         let Some(wire) = self.floor.wire(id) else { return };
         match event {
             Some(zmtp::Event::Ready) => {
@@ -627,13 +636,24 @@ impl Shard {
         whole: Option<&Bytes>,
     ) -> bool {
         self.floor.counters.messages += 1;
+        let Some(wire) = self.floor.wire(id) else { return true };
+        match wire.dialect.speaks {
+            Speaks::Majordomo => {}
+            Speaks::PirateFront(pair) => {
+                return self.on_pirate_client(now, id, pair, message, whole);
+            }
+            Speaks::PirateBack(pair) => {
+                self.on_pirate_worker(now, id, pair, message, whole);
+                return true;
+            }
+        }
         match mdp::read(message) {
             Word::Request { version, header, service, body } => {
                 self.on_request(now, id, message, whole, version, header, service, body)
             }
             Word::Worker { version, delimiter, word } => {
                 let Some(wire) = self.floor.wire(id) else { return true };
-                (wire.version, wire.delimiter) = (version, delimiter);
+                wire.tongue = Tongue::Mdp { version, delimiter };
                 self.on_worker(now, id, message, whole, word);
                 true
             }
@@ -661,15 +681,35 @@ impl Shard {
             return true;
         }
         let Some(wire) = self.floor.wire(id) else { return true };
-        wire.in_flight += 1;
         let service_frame = version == Version::V01 || wire.dialect.mdp02_service_frame;
         let tag = Tag { version, service_frame, mmi: None };
         let stack = message.raw_between(0, header);
         if mdp::is_reserved(service) {
+            wire.in_flight += 1;
             let name = message.frame(message.len() - 1).filter(|_| message.len() > body);
             self.on_mmi(now, id, service, name.unwrap_or_default(), tag, stack);
             return true;
         }
+        self.take_request(now, id, message, whole, Asker::Mdp(tag), header, service, body)
+    }
+
+    /// Gives a request to the engine: the return stack is frames `..stack`, the body `body..`.
+    /// `false` if it must wait.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one word, taken apart once")]
+    fn take_request(
+        &mut self,
+        now: Time,
+        id: ConnId,
+        message: &Message<'_>,
+        whole: Option<&Bytes>,
+        asker: Asker,
+        stack: usize,
+        service: &[u8],
+        body: usize,
+    ) -> bool {
+        let Some(wire) = self.floor.wire(id) else { return true };
+        wire.in_flight += 1;
+        let stack = message.raw_between(0, stack);
         let (payload, envelope, body_at) = match whole {
             Some(whole) => (whole.clone(), stack.len(), message.raw_from_offset(body)),
             None => {
@@ -684,14 +724,14 @@ impl Shard {
         let request = Event::Request(Request {
             conn: id,
             service: Blob::Slice(service),
-            tag: tag.pack(),
+            tag: asker.pack(),
             payload,
             envelope: envelope as u32,
             body_at: body_at as u32,
             since: now,
             when_full: WhenFull::Pause,
             needs_workers: false,
-            whole_replies: version == Version::V01,
+            whole_replies: asker.takes_only_whole(),
         });
         self.route(now, id, home, request);
         match self.floor.wire(id) {
@@ -816,7 +856,7 @@ impl Shard {
         }
         let home = self.home_of(service);
         let seats = concurrency.clamp(1, self.floor.config.engine.concurrency_max);
-        let beat = now + self.floor.config.heartbeat;
+        let beat = now + self.floor.rhythm(id).0;
         let Some(wire) = self.floor.wire(id) else { return };
         let term = wire.terms;
         wire.terms = term.wrapping_add(1);
@@ -931,18 +971,15 @@ impl Shard {
     /// PING to peers that hold a lease or were quiet; heartbeats to idle workers, and the end of
     /// those that were silent too long.
     fn beat(&mut self, now: Time, id: ConnId) {
-        let (interval, liveness) = (self.floor.config.heartbeat, self.floor.config.liveness);
-        let Some(wire) = self.floor.wire(id) else { return };
-        if now < wire.next_beat {
-            return;
-        }
+        let (interval, liveness) = self.floor.rhythm(id);
+        let Some(wire) = self.floor.wire(id).filter(|wire| wire.next_beat <= now) else { return };
         wire.next_beat = now + interval;
         let quiet = now - wire.last_seen >= interval;
         let pings = wire.zmtp.supports_ping() && (quiet || wire.holds());
         if pings && wire.unanswered >= liveness {
             return self.floor.die(id, CloseReason::Dead);
         }
-        let (version, delimiter, role) = (wire.version, wire.delimiter, wire.role);
+        let (tongue, role) = (wire.tongue, wire.role);
         if pings {
             wire.unanswered += 1;
             if let Some(wire) = self.floor.touch(id) {
@@ -957,7 +994,7 @@ impl Shard {
         } else if serving.held < serving.seats
             && let Some(wire) = self.floor.touch(id)
         {
-            mdp::put_word(wire.outbox.small(), version, delimiter, BrokerWord::Heartbeat);
+            tongue.put_heartbeat(wire.outbox.small());
         }
     }
 
@@ -996,7 +1033,7 @@ impl Shard {
                     self.part(now, id, reason);
                     self.closing.push(id);
                 }
-            } else if let Some(id) = self.floor.resumed.pop() {
+            } else if let Some(id) = self.floor.resumed.pop_front() {
                 if let Some(wire) = self.floor.wire(id) {
                     wire.need = 0;
                     self.feed_pending(now, id);
@@ -1004,7 +1041,7 @@ impl Shard {
                         self.readable.push(id);
                     }
                 }
-            } else if let Some(conn) = self.floor.resumed_afar.pop() {
+            } else if let Some(conn) = self.floor.resumed_afar.pop_front() {
                 self.resume_from_afar(now, conn);
             } else {
                 return;

@@ -8,4 +8,6 @@ mod transcript;
 
 mod mdp;
 
+mod ppp;
+
 mod outbox;

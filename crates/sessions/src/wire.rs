@@ -10,6 +10,7 @@ use crate::LARGE_BODY;
 use crate::config::Dialect;
 use crate::mdp::Version;
 use crate::outbox::Outbox;
+use crate::tongue::Tongue;
 
 pub use bytes::Bytes;
 
@@ -44,9 +45,10 @@ pub(crate) struct Wire {
     /// Terms it served.
     pub(crate) terms: u32,
     /// How its worker side speaks.
-    pub(crate) version: Version,
-    /// Its worker side uses the empty delimiter.
-    pub(crate) delimiter: bool,
+    pub(crate) tongue: Tongue,
+    /// What a Paranoid Pirate worker was given last and has not answered, also when it is no longer
+    /// counted on: until then it is busy, whatever else it says.
+    pub(crate) job: Option<RequestId>,
     /// Its requests that have not ended.
     pub(crate) in_flight: u32,
     /// Shards that know it, one bit each.
@@ -162,8 +164,8 @@ impl Wire {
             ttl: Span::MAX,
             role: Role::Fresh,
             terms: 0,
-            version: Version::V01,
-            delimiter: true,
+            tongue: Tongue::Mdp { version: Version::V01, delimiter: true },
+            job: None,
             in_flight: 0,
             known_to: 0,
             partials: Vec::new(),

@@ -354,6 +354,12 @@ impl House {
         {
             self.answer(conn, id, true);
         }
+        // Who was promised room comes, so that it is there for the next.
+        for _ in 0..CONNS {
+            let conns = (0..CONNS).map(|slot| self.conn(slot));
+            let free: Vec<ConnId> = conns.filter(|c| !self.books.paused.contains(c)).collect();
+            free.into_iter().for_each(|conn| self.ask(conn, 0, 0, true, true, false));
+        }
         assert!(self.books.asked.is_empty(), "{} never end", self.books.asked.len());
         assert_eq!(self.books.drained, 1);
         assert!(self.books.paused.is_empty(), "held back though there is room");

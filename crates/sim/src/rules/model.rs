@@ -320,8 +320,11 @@ impl Model {
         let state = &self.services[&service];
         let promised: u64 = state.promised.iter().map(|(_, bytes)| bytes).sum();
         let total = self.waiting_bytes(service) + promised + bytes;
-        state.offers.is_empty()
-            && (state.line.len() + state.promised.len() >= state.config.queue_max
+        // Each free offer takes one request, those that were promised room first.
+        let unpromised = state.offers.len().saturating_sub(state.promised.len());
+        let would_wait = state.promised.len().saturating_sub(state.offers.len());
+        unpromised == 0
+            && (state.line.len() + would_wait >= state.config.queue_max
                 || total > state.config.queue_bytes)
     }
 
