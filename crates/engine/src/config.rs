@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 
 use matching::Span;
 
+use crate::guard::Principals;
+
 /// The rules of one service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ServiceConfig {
@@ -50,6 +52,8 @@ pub struct Config {
     pub by_name: BTreeMap<Box<[u8]>, ServiceConfig>,
     /// By prefix, the longest match wins; an exact name wins over every prefix.
     pub by_prefix: Vec<(Box<[u8]>, ServiceConfig)>,
+    /// Who may do what.
+    pub principals: Principals,
     /// Most services at a time. Each costs about half a kilobyte.
     pub services_max: usize,
     /// Most offers one worker may make.
@@ -64,6 +68,7 @@ impl Default for Config {
             defaults: ServiceConfig::default(),
             by_name: BTreeMap::new(),
             by_prefix: Vec::new(),
+            principals: Principals::new(),
             services_max: 1_000_000,
             concurrency_max: 65_536,
             service_idle: Span::from_secs(60),

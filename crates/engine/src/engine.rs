@@ -16,6 +16,7 @@ use crate::blob::Blob;
 use crate::config::{Config, ServiceConfig};
 use crate::effect::{Effect, Expulsion, Out, Reason};
 use crate::event::{Event, Request, WhenFull};
+use crate::guard::{Guard, PrincipalId, PrincipalView, Rights};
 use crate::ids::{ConnId, RequestId};
 use crate::stats::{Histogram, Stats};
 use crate::wheel::Wheel;
@@ -30,6 +31,7 @@ slotmap::new_key_type! {
 #[derive(Debug)]
 pub struct Engine {
     config: Config,
+    guard: Guard,
     services: SlotMap<ServiceKey, Service>,
     service_by_name: HashMap<Box<[u8]>, ServiceKey, NameHash>,
     requests: SlotMap<RequestKey, Held>,
@@ -110,6 +112,7 @@ struct Service {
 #[derive(Debug)]
 struct Held {
     client: ConnId,
+    principal: PrincipalId,
     service: ServiceKey,
     tag: u64,
     payload: Bytes,
@@ -233,6 +236,7 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config, seed: (u64, u64), now: Time) -> Engine {
         Engine {
+            guard: Guard::new(&config.principals),
             config,
             services: SlotMap::with_key(),
             service_by_name: HashMap::with_hasher(NameHash(seed)),
@@ -262,8 +266,12 @@ impl Engine {
             Event::Reply { conn, request, body, last } => {
                 self.on_reply(now, conn, request, body, last, out);
             }
-            Event::Offer { conn, service, concurrency } => {
-                self.on_offer(now, conn, service.as_slice(), concurrency, out);
+            Event::Offer { conn, principal, service, concurrency } => {
+                if !self.guard.may_serve(principal, service.as_slice()) {
+                    self.expel(now, conn, Expulsion::Denied, out);
+                } else {
+                    self.on_offer(now, conn, service.as_slice(), concurrency, out);
+                }
             }
             Event::Withdraw { conn } => self.withdraw_worker(now, conn, out),
             Event::Gone { conn } => self.on_gone(now, conn, out),
@@ -391,6 +399,29 @@ impl Engine {
         })
     }
 
+    /// The principal called `name`, if the rules ever named it.
+    #[must_use]
+    pub fn principal(&self, name: &str) -> Option<PrincipalId> {
+        self.guard.find(name)
+    }
+
+    /// What a principal is called.
+    #[must_use]
+    pub fn principal_name(&self, id: PrincipalId) -> &str {
+        self.guard.name(id)
+    }
+
+    /// What a principal may do at this moment.
+    #[must_use]
+    pub fn rights(&self, id: PrincipalId) -> Option<&Rights> {
+        self.guard.rights(id)
+    }
+
+    /// Every principal there ever was.
+    pub fn principals(&self) -> impl Iterator<Item = PrincipalView<'_>> {
+        self.guard.views()
+    }
+
     /// Plants a bug.
     #[cfg(feature = "planted")]
     pub fn plant(&mut self, bug: Planted) {
@@ -402,6 +433,10 @@ impl Engine {
         if self.draining.is_some() {
             return self.refuse_new(&request, Reason::Draining, out);
         }
+        let bytes = request.payload.len() as u64;
+        if !self.guard.may_call(request.principal, name) {
+            return self.refuse_new(&request, Reason::Denied, out);
+        }
         if request.needs_workers && self.workers_of(name) == 0 {
             return self.refuse_new(&request, Reason::NoWorkers, out);
         }
@@ -409,7 +444,6 @@ impl Engine {
         let Some(key) = asked.or_else(|| self.require_service(now, name)) else {
             return self.refuse_new(&request, Reason::QueueFull, out);
         };
-        let bytes = request.payload.len() as u64;
         let service = &mut self.services[key];
         if service.is_at_bound(bytes) && !planted!(self, BoundIgnored) {
             if request.when_full == WhenFull::Refuse || bytes > service.config.queue_bytes {
@@ -423,11 +457,18 @@ impl Engine {
             }
             return self.rest(now, key);
         }
+        if !self.guard.has_room(now, request.principal, bytes) {
+            service.refusals += 1;
+            self.refuse_new(&request, Reason::Overload, out);
+            return self.rest(now, key);
+        }
         service.taken += 1;
         self.stats.requests += 1;
         let rank = NonZero::new(self.stats.requests).unwrap_or(NonZero::<u64>::MAX);
+        self.guard.took(request.principal, bytes);
         let held = self.requests.insert(Held {
             client: request.conn,
+            principal: request.principal,
             service: key,
             tag: request.tag,
             payload: request.payload,
@@ -584,6 +625,7 @@ impl Engine {
     }
 
     fn on_configure(&mut self, now: Time, config: Config, out: &mut impl Out) {
+        self.guard.configure(&config.principals);
         self.config = config;
         let keys: Vec<ServiceKey> = self.services.keys().collect();
         for key in keys {
@@ -858,6 +900,7 @@ impl Engine {
     /// Removes a request that ended from its client's list and from the house.
     fn forget(&mut self, key: RequestKey) {
         let Some(held) = self.requests.remove(key) else { return };
+        self.guard.ended(held.principal, held.payload.len() as u64);
         if let Some(next) = self.requests.get_mut(held.next) {
             next.prev = held.prev;
         }

@@ -606,6 +606,7 @@ impl Floor {
                     Expulsion::SecondOffer => "a second READY",
                     Expulsion::ExecutionLimit => "the execution limit",
                     Expulsion::TooManyServices => "too many services",
+                    Expulsion::Denied => "it may not serve this service",
                 };
                 self.dismiss(self.now, to, why);
             }

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::{
-    Blob, Config, ConnId, Effect, Engine, Event, Expulsion, Out, REASONS, Reason, Request,
-    RequestId, ServiceConfig, Span, Time, WhenFull,
+    Blob, Config, ConnId, Effect, Engine, Event, Expulsion, Out, PrincipalId, REASONS, Reason,
+    Request, RequestId, ServiceConfig, Span, Time, WhenFull,
 };
 
 const SERVICES: [&[u8]; 3] = [b"echo", b"sum", b"\x00bin"];
@@ -284,6 +284,7 @@ impl House {
         self.books.asked.insert(name, asked);
         self.step(Event::Request(Request {
             conn,
+            principal: PrincipalId::ANONYMOUS,
             service: Blob::Slice(SERVICES[service]),
             tag: name,
             payload,
@@ -312,7 +313,7 @@ impl House {
             self.books.workers.insert(conn, worker);
         }
         let service = Blob::Slice(SERVICES[service]);
-        self.step(Event::Offer { conn, service, concurrency });
+        self.step(Event::Offer { conn, principal: PrincipalId::ANONYMOUS, service, concurrency });
         assert_eq!(self.books.expulsions - expulsions, u64::from(is_second));
     }
 

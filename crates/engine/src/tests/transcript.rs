@@ -27,8 +27,8 @@ use std::vec::Vec;
 use bytes::Bytes;
 
 use crate::{
-    Blob, Config, ConnId, Effect, Engine, Event, Out, Request, RequestId, ServiceConfig, Span,
-    Time, WhenFull,
+    Blob, Config, ConnId, Effect, Engine, Event, Out, PrincipalId, Request, RequestId,
+    ServiceConfig, Span, Time, WhenFull,
 };
 
 #[test]
@@ -160,7 +160,12 @@ impl Story {
 
     fn offer(&mut self, worker: &str, service: &str, concurrency: u32) {
         let service = Blob::Slice(service.as_bytes());
-        self.step(Event::Offer { conn: id(worker), service, concurrency });
+        self.step(Event::Offer {
+            conn: id(worker),
+            principal: PrincipalId::ANONYMOUS,
+            service,
+            concurrency,
+        });
     }
 
     fn request(&mut self, client: &str, name: &str, service: &str, body: &str, options: &[&str]) {
@@ -168,6 +173,7 @@ impl Story {
         let has = |option| options.contains(&option);
         self.step(Event::Request(Request {
             conn: id(client),
+            principal: PrincipalId::ANONYMOUS,
             service: Blob::Slice(service.as_bytes()),
             tag: 1_000 + number(&name[1..]) as u64,
             payload: Bytes::from(format!("{name}{body}")),

@@ -29,6 +29,7 @@ pub(crate) fn why(expulsion: Expulsion) -> u8 {
         Expulsion::SecondOffer => 1,
         Expulsion::ExecutionLimit => 2,
         Expulsion::TooManyServices => 3,
+        Expulsion::Denied => 4,
     }
 }
 
