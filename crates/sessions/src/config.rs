@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use engine::Span;
 
+use crate::door::Credentials;
+
 /// What one connection, and all of them, may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limits {
@@ -15,6 +17,9 @@ pub struct Limits {
     pub out_bytes: usize,
     /// From the first byte to the end of the ZMTP handshake.
     pub handshake: Span,
+    /// Steps of handshakes that wait to be computed; beyond, whoever comes is hung up on. Each takes
+    /// a tenth of a millisecond or two, so that nobody waits longer than a moment.
+    pub handshakes: usize,
     /// A connection that serves nothing, waits for nothing and says nothing for this long is
     /// closed. [`Span::MAX`] = never.
     pub idle: Span,
@@ -30,6 +35,7 @@ impl Default for Limits {
             connections: 100_000,
             out_bytes: 256 << 20,
             handshake: Span::from_secs(5),
+            handshakes: 4_096,
             idle: Span::MAX,
             garbage: 100,
             name_bytes: 255,
@@ -44,11 +50,13 @@ pub struct Dialect {
     pub speaks: Speaks,
     /// Replies to MDP/0.2 clients name the service, as RFC 18 says. Off for majortomo's clients.
     pub mdp02_service_frame: bool,
+    /// How its peers are asked who they are: a place in [`ShardConfig::doors`].
+    pub door: u8,
 }
 
 impl Default for Dialect {
     fn default() -> Dialect {
-        Dialect { speaks: Speaks::Majordomo, mdp02_service_frame: true }
+        Dialect { speaks: Speaks::Majordomo, mdp02_service_frame: true, door: 0 }
     }
 }
 
@@ -89,6 +97,11 @@ pub struct ShardConfig {
     pub heartbeat: Span,
     /// Silent intervals after which a peer is given up.
     pub liveness: u32,
+    /// How peers are asked who they are. Their places are names: listeners refer to them. Counts
+    /// from the start on.
+    pub doors: Vec<zmtp::Security>,
+    /// Whom to believe.
+    pub credentials: Credentials,
     /// Paranoid Pirate queues. Their places are names: listeners refer to them.
     pub pairs: Vec<Pair>,
 }
@@ -114,6 +127,8 @@ impl Default for ShardConfig {
             // 2.5 s finds nothing.
             heartbeat: Span::from_secs(3),
             liveness: 3,
+            doors: alloc::vec![zmtp::Security::Null],
+            credentials: Credentials::default(),
             pairs: Vec::new(),
         }
     }

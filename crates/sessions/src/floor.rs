@@ -7,7 +7,9 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
-use engine::{Blob, ConnId, Effect, Event, Expulsion, Out, Reason, RequestId, Span, Time, Wheel};
+use engine::{
+    Blob, ConnId, Effect, Event, Expulsion, Out, PrincipalId, Reason, RequestId, Span, Time, Wheel,
+};
 use zmtp::put_frame;
 
 use crate::config::{ShardConfig, Speaks};
@@ -41,6 +43,10 @@ pub enum CloseReason {
     SlowReader,
     /// Too many messages made no sense.
     Garbage,
+    /// Too many handshakes waited to be computed.
+    Crowded,
+    /// What it proved its name with is no longer good.
+    Revoked,
     /// The broker is shutting down.
     Shutdown,
 }
@@ -58,6 +64,8 @@ impl CloseReason {
             CloseReason::Idle => "idle",
             CloseReason::SlowReader => "slow_reader",
             CloseReason::Garbage => "garbage",
+            CloseReason::Crowded => "too_many_handshakes",
+            CloseReason::Revoked => "revoked",
             CloseReason::Shutdown => "shutdown",
         }
     }
@@ -85,6 +93,8 @@ pub enum Note {
     WorkerDismissed(ConnId, &'static str),
     /// A connection was closed.
     Closed(ConnId, Option<SocketAddr>, CloseReason),
+    /// A connection asked for a service it may not call; said once of each connection.
+    Denied(ConnId, Option<SocketAddr>, PrincipalId, Bytes),
     /// A message made no sense.
     Garbage(ConnId, &'static str),
     /// The last request ended after a drain began.
@@ -392,9 +402,17 @@ impl Floor {
     pub(crate) fn flushed(&mut self, id: ConnId, n: usize) {
         let quarter = self.config.limits.out_bytes / 4;
         let Some(wire) = self.wire(id) else { return };
-        wire.outbox.advance(n);
-        let buffer = wire.outbox.take_buffer();
-        if wire.slow && wire.outbox.len() <= quarter {
+        let written = match &mut wire.sealed {
+            None => &mut wire.outbox,
+            Some(sealed) => sealed,
+        };
+        written.advance(n);
+        let buffer = written.take_buffer();
+        if wire.sealed.is_some() {
+            // An idle connection owns no buffer.
+            wire.outbox.take_buffer();
+        }
+        if wire.slow && wire.out_bytes() <= quarter {
             wire.slow = false;
             self.resumed.push_back(id);
         }
@@ -511,6 +529,13 @@ impl Floor {
         let now = self.now;
         let Some(wire) = self.wire(to) else { return };
         wire.ended(now);
+        if reason == Reason::Denied && !wire.denied {
+            wire.denied = true;
+            let (remote, principal) = (wire.remote, wire.principal);
+            let service = Bytes::copy_from_slice(service);
+            self.notes.push(Note::Denied(to, remote, principal, service));
+        }
+        let Some(wire) = self.wire(to) else { return };
         if let Some(request) = request {
             wire.partials.retain(|(id, _)| *id != request);
         }
@@ -631,7 +656,7 @@ impl Floor {
     pub(crate) fn check_outbox(&mut self, id: ConnId) {
         let limit = self.config.limits.out_bytes;
         let Some(wire) = self.wire(id) else { return };
-        let len = wire.outbox.len();
+        let len = wire.out_bytes();
         if len > limit {
             self.die(id, CloseReason::SlowReader);
         } else if len > limit / 2 {

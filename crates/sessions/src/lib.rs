@@ -37,12 +37,15 @@ mod outbox;
 
 mod strikes;
 
+mod door;
+
 mod config;
 
 #[cfg(test)]
 mod tests;
 
 pub use config::{Dialect, Limits, Pair, ShardConfig, Speaks};
+pub use door::Credentials;
 pub use floor::{CloseReason, Cross, Note, Outcome};
 pub use mdp::{FAILED, REFUSED, is_reserved};
 pub use outbox::Outbox;

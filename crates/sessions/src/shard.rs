@@ -12,17 +12,20 @@ use core::hash::Hasher;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
-use engine::{Blob, ConnId, Engine, Event, Request, Span, Time, WhenFull};
+use engine::{Blob, ConnId, Engine, Event, PrincipalId, Request, Span, Time, WhenFull};
 use siphasher::sip::SipHasher13;
-use zmtp::{Frames, Message, Step};
+use zmtp::{Frames, Message, Step, Work};
 
 use crate::LARGE_BODY;
 use crate::config::{Dialect, ShardConfig, Speaks};
+use crate::door::Credentials;
 use crate::floor::{CloseReason, Cross, Floor, Note, Outcome};
 use crate::mdp::{self, Mmi, Tag, Version, Word, WorkerWord};
 use crate::outbox::Outbox;
 use crate::tongue::{Asker, Tongue};
 use crate::wire::{Role, Serving, Wire};
+
+mod doors;
 
 mod pirates;
 
@@ -50,6 +53,12 @@ pub struct Counters {
     pub dismissals: u64,
     /// Idle workers given up for silence.
     pub expiries: u64,
+    /// Connections that ended before they were through, for what they said.
+    pub failed_handshakes: u64,
+    /// Those of them whose name nobody knows, or who did not prove it.
+    pub denied: u64,
+    /// Connections hung up on because too many handshakes waited.
+    pub crowded: u64,
 }
 
 /// How to read next from a connection.
@@ -66,6 +75,8 @@ pub enum Want {
 /// A call from inside the process.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// In whose name.
+    pub principal: PrincipalId,
     /// Name of the service.
     pub service: Bytes,
     /// The frames of the body as they stand on a ZMTP wire; at least one.
@@ -85,6 +96,8 @@ pub struct ConnView {
     pub last_seen: Time,
     /// Bytes that wait to be written to it.
     pub out_bytes: usize,
+    /// In whose name it speaks.
+    pub principal: PrincipalId,
     /// Its requests that have not ended.
     pub in_flight: u32,
     /// Requests it holds as a worker.
@@ -102,7 +115,8 @@ impl ConnView {
             remote: wire.remote,
             opened: wire.opened,
             last_seen: wire.last_seen,
-            out_bytes: wire.outbox.len(),
+            out_bytes: wire.out_bytes(),
+            principal: wire.principal,
             in_flight: wire.in_flight,
             held: match wire.role {
                 Role::Serving(serving) => serving.held,
@@ -125,7 +139,11 @@ pub struct Shard {
     seed: (u64, u64),
     engine: Engine,
     floor: Floor,
-    zmtp: zmtp::Config,
+    /// By the door of a listener.
+    doors: Vec<zmtp::Config>,
+    credentials: Credentials,
+    /// Steps of handshakes that wait to be computed.
+    work: VecDeque<(ConnId, Work)>,
     frames: Frames,
     fired: Vec<(ConnId, Time)>,
     /// Connections to close once their outbox was flushed as far as it goes.
@@ -152,15 +170,20 @@ impl Shard {
     #[must_use]
     pub fn new(config: ShardConfig, seed: (u64, u64), me: u8, shards: u8, now: Time) -> Shard {
         assert!(shards <= 64, "at most 64 shards: who knows a connection is one word of bits");
-        let mut zmtp = zmtp::Config::new(zmtp::SocketType::Router);
-        zmtp.limits = config.zmtp;
+        let doors = config.doors.iter().map(|security| {
+            let mut door = zmtp::Config::new(zmtp::SocketType::Router);
+            (door.limits, door.security) = (config.zmtp, security.clone());
+            door
+        });
         Shard {
+            doors: doors.collect(),
+            credentials: config.credentials.clone(),
+            work: VecDeque::new(),
             me,
             shards,
             seed,
             engine: Engine::new(config.engine.clone(), seed, now),
             floor: Floor::new(config, me, now),
-            zmtp,
             frames: Frames::default(),
             fired: Vec::new(),
             closing: Vec::new(),
@@ -181,7 +204,8 @@ impl Shard {
             return None;
         }
         let mut greeting = Vec::new();
-        let zmtp = zmtp::Connection::new(&self.zmtp, &mut greeting);
+        let door = &self.doors[usize::from(dialect.door)];
+        let zmtp = zmtp::Connection::new(door, &mut greeting);
         let id = self.floor.insert_wire(Wire::new(zmtp, dialect, remote, now));
         if let Some(wire) = self.floor.touch(id) {
             wire.outbox.small().extend_from_slice(&greeting);
@@ -303,6 +327,7 @@ impl Shard {
             let home = self.home_of(&call.service);
             let event = Event::Request(Request {
                 conn: id,
+                principal: call.principal,
                 service: Blob::Shared(call.service),
                 tag: tag.pack(),
                 payload: call.body,
@@ -330,9 +355,10 @@ impl Shard {
 
     /// New rules apply from here on. Connections that are open keep their handshake.
     pub fn configure(&mut self, now: Time, config: ShardConfig) {
-        self.zmtp.limits = config.zmtp;
+        self.doors.iter_mut().for_each(|door| door.limits = config.zmtp);
         self.floor.now = now;
         self.engine.step(now, Event::Configure(config.engine.clone()), &mut self.floor);
+        self.replace_credentials(config.credentials.clone());
         self.floor.config = config;
         self.settle(now);
     }
@@ -395,7 +421,7 @@ impl Shard {
     pub fn outbox(&mut self, id: ConnId) -> Option<&Outbox> {
         let wire = self.floor.wire(id)?;
         wire.touched = false;
-        Some(&wire.outbox)
+        Some(wire.to_write())
     }
 
     /// The first `n` bytes of the outbox of `id` were written.
@@ -493,11 +519,13 @@ impl Shard {
             && at < end
         {
             let out = wire.outbox.small();
-            let step = wire.zmtp.next(&self.zmtp, &mut buf[at..end], &mut frames, out);
+            let door = &self.doors[usize::from(wire.dialect.door)];
+            let step = wire.zmtp.next(door, &mut buf[at..end], &mut frames, out);
             if let Ok(Step::Message { len }) = step {
                 wire.note_message(now, len);
                 let message = frames.view(&buf[at..at + len]);
                 if !self.on_message(now, id, &message, None) {
+                    self.hand_back(id, len);
                     break;
                 }
                 at += len;
@@ -526,46 +554,43 @@ impl Shard {
             return;
         }
         let mut buf = core::mem::take(&mut wire.pending);
-        if buf.len() >= LARGE_BODY {
+        // What of it is consumed: nothing that is large is moved for what stood before it.
+        let mut at = 0;
+        while buf.len() - at >= LARGE_BODY {
             let mut frames = core::mem::take(&mut self.frames);
-            let step = self.next(id, &mut buf, &mut frames);
-            if let Some(Step::Message { len }) = step
-                && len >= LARGE_BODY
-            {
-                let mut rest = buf.split_off(len);
-                let whole = Bytes::from(buf);
-                if let Some(wire) = self.floor.wire(id) {
-                    wire.note_message(now, len);
+            let step = self.next(id, &mut buf[at..], &mut frames);
+            match step {
+                Some(Step::Message { len }) if len >= LARGE_BODY => {
+                    self.take_large(now, id, buf, at, len, &frames);
+                    self.frames = frames;
+                    return;
                 }
-                let message = frames.view(&whole);
-                let taken = self.on_message(now, id, &message, Some(&whole));
-                self.frames = frames;
-                if !taken {
-                    let mut again = Vec::from(whole);
-                    again.append(&mut rest);
-                    rest = again;
+                Some(Step::Message { len }) => self.hand_back(id, len),
+                Some(Step::Cut { len, event }) => {
+                    buf.truncate(buf.len() - len);
+                    self.on_zmtp(now, id, event);
                 }
-                let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) else { return };
-                wire.pending = rest;
-                if taken && !wire.pending.is_empty() {
-                    self.feed_pending(now, id);
+                Some(Step::Skip { len, event }) => {
+                    at += len;
+                    self.on_zmtp(now, id, event);
                 }
-                return;
+                Some(Step::More { .. }) | None => {}
             }
             self.frames = frames;
-            if let Some(Step::Cut { len, event }) = step {
-                buf.truncate(buf.len() - len);
-                self.on_zmtp(now, id, event);
-            } else if let Some(Step::Skip { len, event }) = step {
-                buf.drain(..len);
-                self.on_zmtp(now, id, event);
-            } else if step.is_none() || matches!(step, Some(Step::More { .. })) {
-                if let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) {
-                    wire.pending = buf;
+            match step {
+                Some(Step::Message { .. }) => break,
+                Some(Step::Skip { .. } | Step::Cut { .. })
+                    if self.floor.wire(id).is_some_and(|wire| !wire.is_stopped()) => {}
+                Some(Step::Skip { .. } | Step::Cut { .. } | Step::More { .. }) | None => {
+                    if let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) {
+                        buf.drain(..at);
+                        wire.pending = buf;
+                    }
+                    return;
                 }
-                return;
             }
         }
+        buf.drain(..at);
         let (start, end) = self.feed(now, id, &mut buf);
         if let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) {
             buf.truncate(end);
@@ -574,10 +599,49 @@ impl Shard {
         }
     }
 
+    /// Takes in the large message of `len` octets at `at`, sharing the memory it was read into, and
+    /// what is behind it.
+    fn take_large(
+        &mut self,
+        now: Time,
+        id: ConnId,
+        mut buf: Vec<u8>,
+        at: usize,
+        len: usize,
+        frames: &Frames,
+    ) {
+        let mut rest = buf.split_off(at + len);
+        let whole = Bytes::from(buf).slice(at..);
+        if let Some(wire) = self.floor.wire(id) {
+            wire.note_message(now, len);
+        }
+        let message = frames.view(&whole);
+        let taken = self.on_message(now, id, &message, Some(&whole));
+        if !taken {
+            self.hand_back(id, len);
+            let mut again = Vec::from(whole);
+            again.append(&mut rest);
+            rest = again;
+        }
+        let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) else { return };
+        wire.pending = rest;
+        if taken && !wire.pending.is_empty() {
+            self.feed_pending(now, id);
+        }
+    }
+
+    /// A message stays where it is, to be looked at again.
+    fn hand_back(&mut self, id: ConnId, len: usize) {
+        if let Some(wire) = self.floor.wire(id) {
+            wire.zmtp.hand_back(len);
+        }
+    }
+
     /// The next item; `None` if the peer broke the protocol.
     fn next(&mut self, id: ConnId, buf: &mut [u8], frames: &mut Frames) -> Option<Step> {
         let wire = self.floor.wire(id)?;
-        let step = wire.zmtp.next(&self.zmtp, buf, frames, wire.outbox.small());
+        let door = &self.doors[usize::from(wire.dialect.door)];
+        let step = wire.zmtp.next(door, buf, frames, wire.outbox.small());
         self.settle_step(id, step)
     }
 
@@ -597,10 +661,7 @@ impl Shard {
         match step {
             Ok(step) => Some(step),
             Err(error) => {
-                self.floor.die(id, CloseReason::Zmtp(error.kind(), error.to_string()));
-                if let Some(wire) = self.floor.wire(id) {
-                    wire.closing = true;
-                }
+                self.turn_out(id, &error);
                 None
             }
         }
@@ -610,7 +671,10 @@ impl Shard {
         let beat = now + self.floor.rhythm(id).0;
         let Some(wire) = self.floor.wire(id) else { return };
         match event {
+            Some(zmtp::Event::Work) => self.queue_work(id),
+            Some(zmtp::Event::Claim) => self.on_claim(now, id),
             Some(zmtp::Event::Ready) => {
+                wire.begin_sealing();
                 wire.next_beat = beat;
                 self.floor.arm(id, beat);
             }
@@ -709,6 +773,7 @@ impl Shard {
     ) -> bool {
         let Some(wire) = self.floor.wire(id) else { return true };
         wire.in_flight += 1;
+        let principal = wire.principal;
         let stack = message.raw_between(0, stack);
         let (payload, envelope, body_at) = match whole {
             Some(whole) => (whole.clone(), stack.len(), message.raw_from_offset(body)),
@@ -723,6 +788,7 @@ impl Shard {
         let home = self.home_of(service);
         let request = Event::Request(Request {
             conn: id,
+            principal,
             service: Blob::Slice(service),
             tag: asker.pack(),
             payload,
@@ -863,10 +929,11 @@ impl Shard {
         wire.role = Role::Serving(Serving { home, term, seats, held: 0, last_word: now });
         wire.next_beat = wire.next_beat.min(beat);
         let name = Bytes::copy_from_slice(service);
-        let remote = wire.remote;
+        let (remote, principal) = (wire.remote, wire.principal);
         self.floor.arm(id, beat);
         self.floor.notes.push(Note::WorkerJoined(id, remote, name, seats));
-        let offer = Event::Offer { conn: id, service: Blob::Slice(service), concurrency: seats };
+        let offer =
+            Event::Offer { conn: id, principal, service: Blob::Slice(service), concurrency: seats };
         if home == self.me {
             return self.route(now, id, home, offer);
         }

@@ -11,3 +11,5 @@ mod mdp;
 mod ppp;
 
 mod outbox;
+
+mod secure;

@@ -423,7 +423,10 @@ impl<'a> World<'a> {
 
     fn connect(&mut self, peer: usize) {
         let shard = self.rng.index(self.shards.len());
-        let dialect = sessions::Dialect { mdp02_service_frame: self.setting.names_service };
+        let dialect = sessions::Dialect {
+            mdp02_service_frame: self.setting.names_service,
+            ..sessions::Dialect::default()
+        };
         let remote = self.peers[peer].remote;
         let refused = self.faulty && self.rng.chance(self.setting.refuse_percent);
         let opened =
@@ -653,7 +656,8 @@ impl<'a> World<'a> {
         let frames = self.ledger.open(LOCAL, service, Vec::new(), None, false);
         let mut body = Vec::new();
         put_message(&mut body, &frames);
-        let call = Call { service: Bytes::from_static(SERVICES[service]), body: body.into() };
+        let service = Bytes::from_static(SERVICES[service]);
+        let call = Call { principal: engine::PrincipalId::HOUSE, service, body: body.into() };
         let id = self.shards[shard].call(self.now, call);
         self.calls.insert(id, Some(request));
         self.turn(shard)

@@ -230,7 +230,7 @@ impl Story {
             (None, Some(pair)) => Speaks::PirateBack(number(pair) as usize),
             (None, None) => Speaks::Majordomo,
         };
-        let dialect = Dialect { speaks, mdp02_service_frame: !has("majortomo") };
+        let dialect = Dialect { speaks, mdp02_service_frame: !has("majortomo"), door: 0 };
         let from = value("from=").map(|ip| ip.parse::<IpAddr>().expect("an address"));
         let shard = value("shard=").map_or(0, |n| number(n) as usize);
         let remote = from.map(|ip| SocketAddr::new(ip, 1));
@@ -294,6 +294,7 @@ impl Story {
 
     fn note(&self, note: &Note) -> String {
         match note {
+            Note::Denied(id, ..) => format!("{id:?}: may not call that"),
             Note::WorkerJoined(id, _, service, n) => {
                 format!("{} serves {} × {n}", self.name(*id), show(service))
             }
