@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, QUICK};
 use crate::calls::{BrokerStatus, Calls, CallsConfig, Request};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -127,7 +127,9 @@ impl std::fmt::Debug for Client {
 }
 
 impl ClientBuilder {
-    /// The protocol to speak; MDP/0.2 by default, and MDP/0.1 for brokers that know nothing else.
+    /// The protocol to speak; MDP/0.2 by default, MDP/0.1 for brokers that know nothing else, and
+    /// [`Protocol::Ppp`] for the front end of a Paranoid Pirate queue, which serves one service,
+    /// whatever name is called.
     pub fn protocol(mut self, protocol: Protocol) -> ClientBuilder {
         self.protocol = protocol;
         self
@@ -480,7 +482,7 @@ enum End {
 
 impl Driver {
     async fn run(self) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(QUICK);
         loop {
             match Wire::connect(&self.endpoint, self.wire).await {
                 Ok(wire) => {

@@ -8,6 +8,7 @@ mod endpoint;
 mod error;
 mod mdp;
 mod message;
+mod ppp;
 mod wire;
 mod worker;
 

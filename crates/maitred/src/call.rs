@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use client::{Client, Error, Message};
+use client::{Client, Error, Message, Protocol};
 use serde_json::json;
 
 use crate::config::Lasting;
@@ -43,13 +43,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let timeout = args.timeout.0.into();
     let reply = runtime.block_on(async {
-        let client = Client::connect([args.door.mdp.as_str()])?;
+        let builder = Client::builder([args.door.endpoint()]).protocol(args.door.protocol());
+        let client = builder.connect()?;
         let reply = client.call(&args.service, Message::frames(frames)).timeout(timeout).await;
         match reply {
-            Err(Error::Timeout { .. }) => Err(Error::Timeout {
-                service: hint(&client, &args.service).await.into(),
-                after: timeout,
-            }),
+            Err(Error::Timeout { .. }) if args.door.protocol() != Protocol::Ppp => {
+                Err(Error::Timeout {
+                    service: hint(&client, &args.service).await.into(),
+                    after: timeout,
+                })
+            }
             other => other,
         }
     });

@@ -32,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Seats requests with workers: a Majordomo broker.
+/// Seats requests with workers: a Majordomo and Paranoid Pirate broker.
 #[derive(Debug, Parser)]
 #[command(name = "maitred", version, about, max_term_width = 100)]
 struct Cli {
@@ -99,7 +99,24 @@ pub(crate) struct Door {
         default_value = "tcp://127.0.0.1:5555",
         value_name = "ENDPOINT"
     )]
-    pub(crate) mdp: String,
+    mdp: String,
+    /// Paranoid Pirate endpoint instead: a front end to call, a back end to serve. It stands for one
+    /// service, whatever SERVICE says
+    #[arg(long, value_name = "ENDPOINT")]
+    ppp: Option<String>,
+}
+
+impl Door {
+    pub(crate) fn endpoint(&self) -> &str {
+        self.ppp.as_deref().unwrap_or(&self.mdp)
+    }
+
+    pub(crate) fn protocol(&self) -> client::Protocol {
+        match self.ppp {
+            Some(_) => client::Protocol::Ppp,
+            None => client::Protocol::V02,
+        }
+    }
 }
 
 /// Why a command failed, and the exit code that says so.

@@ -84,7 +84,7 @@ impl Peer {
     pub(crate) async fn hear_work(&mut self) -> String {
         loop {
             let heard = self.hear().await;
-            if ![r"MDPW02|\x05", r"∅|MDPW01|\x04"].contains(&&heard[..]) {
+            if ![r"MDPW02|\x05", r"∅|MDPW01|\x04", r"\x02"].contains(&&heard[..]) {
                 return heard;
             }
         }
