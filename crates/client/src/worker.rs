@@ -130,6 +130,22 @@ impl WorkerBuilder {
         self
     }
 
+    /// Talks to nobody but the broker with that key, and proves to it that it has `keys`; all
+    /// traffic is sealed (CURVE).
+    pub fn curve(mut self, server: zmtp::PublicKey, keys: zmtp::KeyPair) -> WorkerBuilder {
+        self.wire.security = zmtp::Security::CurveClient { server, keys };
+        self
+    }
+
+    /// Gives a name and a password, which everybody on the way can read (PLAIN). Each has at most
+    /// 255 bytes; what is longer is cut, and then refused by the broker.
+    pub fn plain(mut self, username: &str, password: &str) -> WorkerBuilder {
+        let cut = |text: &str| text[..text.floor_char_boundary(255)].into();
+        let (username, password) = (cut(username), zeroize::Zeroizing::new(cut(password)));
+        self.wire.security = zmtp::Security::PlainClient { username, password };
+        self
+    }
+
     /// What a message may hold, sent or received.
     pub fn limits(mut self, limits: zmtp::Limits) -> WorkerBuilder {
         self.wire.limits = limits;
@@ -309,7 +325,7 @@ impl Driver {
             let connected = tokio::select! {
                 biased;
                 _ = &mut stopped => break self.cut_off(),
-                connected = Wire::connect(&self.endpoint, self.wire) => connected,
+                connected = Wire::connect(&self.endpoint, &self.wire) => connected,
             };
             let why = match connected {
                 Ok(wire) => {

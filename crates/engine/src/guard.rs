@@ -140,6 +140,9 @@ pub type Principals = BTreeMap<Box<str>, Principal>;
 /// How whoever proves nothing is called.
 pub const ANONYMOUS: &str = "anonymous";
 
+/// How the broker itself is called; rules for it are not looked at.
+pub const HOUSE: &str = "house";
+
 /// What a principal did since the engine exists.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Usage {
@@ -187,8 +190,9 @@ impl Guard {
         let mut guard = Guard { guests: Vec::new(), by_name: BTreeMap::new() };
         let anonymous = guard.require(ANONYMOUS);
         debug_assert_eq!(anonymous, PrincipalId::ANONYMOUS);
-        guard.guests.push(Guest::new("house"));
-        guard.guests[PrincipalId::HOUSE.place()].set(Principal::new(Rights::all()));
+        let house = guard.require(HOUSE);
+        debug_assert_eq!(house, PrincipalId::HOUSE);
+        guard.guests[house.place()].set(Principal::new(Rights::all()));
         guard.configure(principals);
         guard
     }
@@ -203,7 +207,7 @@ impl Guard {
         if principals.is_empty() {
             self.guests[PrincipalId::ANONYMOUS.place()].set(Principal::new(Rights::all()));
         }
-        for (name, rules) in principals {
+        for (name, rules) in principals.iter().filter(|(name, _)| &***name != HOUSE) {
             let id = self.require(name);
             self.guests[id.place()].set(rules.clone());
         }

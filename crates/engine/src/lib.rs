@@ -57,7 +57,8 @@ pub use engine::Planted;
 pub use engine::{Engine, ServiceView, WorkerView};
 pub use event::{Event, Request, WhenFull};
 pub use guard::{
-    ANONYMOUS, Patterns, Principal, PrincipalId, PrincipalView, Principals, Quota, Rights, Usage,
+    ANONYMOUS, HOUSE, Patterns, Principal, PrincipalId, PrincipalView, Principals, Quota, Rights,
+    Usage,
 };
 pub use ids::{ConnId, RequestId};
 pub use matching::{Span, Time};

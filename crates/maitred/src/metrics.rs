@@ -44,6 +44,17 @@ impl Collector for Scrape {
         counter("maitred_dismissals", "Workers told to go", counters.dismissals)?;
         counter("maitred_expiries", "Idle workers given up for silence", counters.expiries)?;
         counter("maitred_accepted", "Connections accepted", counters.accepted)?;
+        counter(
+            "maitred_failed_handshakes",
+            "Connections that ended before they were through, for what they said",
+            counters.failed_handshakes,
+        )?;
+        counter("maitred_denied", "Connections whose name or proof was refused", counters.denied)?;
+        counter(
+            "maitred_crowded",
+            "Connections hung up on because too many handshakes waited",
+            counters.crowded,
+        )?;
         counter("maitred_turned_away", "Connections over the limit", counters.turned_away)?;
         counter("maitred_messages", "Messages received", counters.messages)?;
         counter("maitred_garbage", "Messages that made no sense", counters.garbage)?;

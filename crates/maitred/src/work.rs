@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::call::{frame_from_json, frame_to_json};
 use crate::config::Lasting;
-use crate::{Door, Failure};
+use crate::{Door, Failure, Proof};
 
 /// What of a failed command's standard error is told to the client.
 const STDERR_MAX: usize = 2_048;
@@ -74,6 +74,11 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let timeout: Duration = args.timeout.0.into();
     let endpoint = args.door.endpoint();
     let mut builder = Worker::builder(endpoint).protocol(args.door.protocol());
+    builder = match args.door.proof()? {
+        Proof::Nothing => builder,
+        Proof::Curve { server, keys } => builder.curve(server, keys),
+        Proof::Plain { user, password } => builder.plain(&user, &password),
+    };
     if let Some(Lasting(interval)) = args.heartbeat {
         builder = builder.heartbeat(interval.into(), LIVENESS);
     }

@@ -17,8 +17,8 @@ pub struct Limits {
     pub out_bytes: usize,
     /// From the first byte to the end of the ZMTP handshake.
     pub handshake: Span,
-    /// Steps of handshakes that wait to be computed; beyond, whoever comes is hung up on. Each takes
-    /// a tenth of a millisecond or two, so that nobody waits longer than a moment.
+    /// Steps of handshakes that wait to be computed; beyond, whoever comes is hung up on. Each
+    /// takes a tenth of a millisecond or two, so that nobody waits longer than a moment.
     pub handshakes: usize,
     /// A connection that serves nothing, waits for nothing and says nothing for this long is
     /// closed. [`Span::MAX`] = never.

@@ -136,8 +136,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The reason the peer is given in ERROR: the kind, but for [`Error::Denied`] the status code of
-    /// RFC 27 that libzmq's peers know what to do with.
+    /// The reason the peer is given in ERROR: the kind, but for [`Error::Denied`] the status code
+    /// of RFC 27 that libzmq's peers know what to do with.
     pub fn reason(&self) -> &'static str {
         if matches!(self, Error::Denied { .. }) { "400" } else { self.kind() }
     }

@@ -12,8 +12,9 @@
 //! arrived.
 //!
 //! Spoken: ZMTP 3.0 and 3.1 (RFC 23, RFC 37) with the mechanisms NULL, PLAIN (RFC 24) and CURVE
-//! (RFC 25, RFC 26), in the role of either side. We announce 3.1 and send READY as soon as the peer's greeting is acceptable, which suits 3.0
-//! peers (both send at once) and 3.1 peers (the connecting side sends first) alike.
+//! (RFC 25, RFC 26), in the role of either side. We announce 3.1 and send READY as soon as the
+//! peer's greeting is acceptable, which suits 3.0 peers (both send at once) and 3.1 peers (the
+//! connecting side sends first) alike.
 //!
 //! Departures from RFC 37, each on the strict side: a READY without `Socket-Type`, or one that
 //! names `Socket-Type` or `Identity` twice, is refused; so is a second READY. Peers older than 3.0

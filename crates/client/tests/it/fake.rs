@@ -167,6 +167,7 @@ impl Peer {
                         Some(Event::Ping { .. }) => self.pings += 1,
                         Some(Event::Pong) => self.pongs += 1,
                         Some(Event::Ready) | None => (),
+                        Some(Event::Work | Event::Claim) => panic!("NULL takes no work"),
                     }
                     self.flush().await;
                     return Some(None);

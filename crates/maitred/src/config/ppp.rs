@@ -7,7 +7,7 @@ use bytes::Bytes;
 use engine::{ServiceConfig, Span};
 use sessions::{Dialect, Pair, ShardConfig, Speaks, is_reserved};
 
-use super::{Endpoint, Fault, Lasting, Rules};
+use super::{Endpoint, Fault, Lasting, Mechanism, Rules};
 
 /// One queue as it is written.
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -16,6 +16,8 @@ pub(super) struct Written {
     frontend: Endpoint,
     backend: Endpoint,
     service: String,
+    /// How peers of both ends are asked who they are.
+    pub(super) mechanism: Option<Mechanism>,
     /// The old examples' own, 1 s: between their beats and ours lies one interval of theirs.
     heartbeat: Option<Lasting>,
     liveness: Option<u32>,
@@ -40,12 +42,14 @@ pub(crate) struct Queue {
     pub(crate) frontend: Endpoint,
     pub(crate) backend: Endpoint,
     pub(crate) service: String,
+    pub(crate) mechanism: Mechanism,
 }
 
 impl Queue {
     /// Both endpoints of the queue that stands at `place`, with what is spoken there.
     pub(crate) fn listeners(&self, place: usize) -> [(&Endpoint, Dialect); 2] {
-        let dialect = |speaks| Dialect { speaks, ..Dialect::default() };
+        let dialect =
+            |speaks| Dialect { speaks, door: self.mechanism.door(), ..Dialect::default() };
         [
             (&self.frontend, dialect(Speaks::PirateFront(place))),
             (&self.backend, dialect(Speaks::PirateBack(place))),
@@ -106,7 +110,9 @@ pub(super) fn settings(
             shard.engine.by_name.insert(one.service.as_bytes().into(), config);
         }
         shard.pairs.push(pair);
-        queues.push(Queue { frontend: one.frontend, backend: one.backend, service: one.service });
+        let mechanism = one.mechanism.unwrap_or_default();
+        let Written { frontend, backend, service, .. } = one;
+        queues.push(Queue { frontend, backend, service, mechanism });
     }
     Ok(queues)
 }
@@ -121,6 +127,8 @@ fn pair(one: &Written) -> Pair {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::{Overrides, read};
     use super::*;
 
@@ -133,7 +141,8 @@ mod tests {
 
     #[test]
     fn bad_queues_are_refused_with_line_and_advice() {
-        let refused = |text: &str| match read("m.toml", text, &Overrides::default()) {
+        let refused = |text: &str| match read("m.toml", text, Path::new("."), &Overrides::default())
+        {
             Ok(_) => "accepted".into(),
             Err(error) => error.to_string(),
         };
@@ -177,7 +186,8 @@ mod tests {
     fn a_paused_service_has_no_line_and_keeps_its_other_rules() {
         let text = queue("service = \"a.b\"\nwhen_idle = \"pause\"\n")
             + "[services.\"a.*\"]\nmax_deliveries = 7";
-        let settings = read("m.toml", &text, &Overrides::default()).expect("it is accepted");
+        let settings =
+            read("m.toml", &text, Path::new("."), &Overrides::default()).expect("it is accepted");
         let rules = settings.shard.engine.service(b"a.b");
         assert_eq!((rules.queue_max, rules.max_deliveries), (0, 7));
         assert_eq!(settings.shard.engine.service(b"a.c").queue_max, 1_000_000);
