@@ -71,7 +71,7 @@ class Broker:
         command += ["--http", http_address, "--data", self.directory / "data"]
         self.child = Child(command, env=quiet_environment(), cwd=self.directory)
         self.child.line(lambda line: line == "ready", timeout=15.0)
-        self.endpoints = self._listening("mdp", r"tcp://127\.0\.0\.1:[1-9]\d*")
+        self.endpoints = self._listening("mdp", r"tcp://(127\.0\.0\.1|\[::1\]|0\.0\.0\.0):[1-9]\d*|ipc://\S+")
         (self.http_url,) = self._listening("http", r"http://127\.0\.0\.1:[1-9]\d*")
         return self
 

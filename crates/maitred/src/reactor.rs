@@ -583,6 +583,12 @@ impl Reactor {
                 Detail::Workers => view::workers(&self.shard, now),
                 Detail::Totals | Detail::Services(_) | Detail::Scrape(_) => Vec::new(),
             },
+            principals: match detail {
+                Detail::Scrape(_) => {
+                    engine.principals().map(|view| (view.name.into(), view.usage)).collect()
+                }
+                Detail::Totals | Detail::Services(_) | Detail::Workers => Vec::new(),
+            },
             speakers: match detail {
                 Detail::Scrape(_) => view::speakers(&self.shard),
                 Detail::Totals | Detail::Services(_) | Detail::Workers => BTreeMap::new(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use engine::{ConnId, Histogram, Span, Stats, Time};
+use engine::{ConnId, Histogram, Span, Stats, Time, Usage};
 use serde::{Deserialize, Serialize};
 use sessions::{Counters, PROTOCOLS, Shard};
 
@@ -21,6 +21,8 @@ pub(crate) struct Snapshot {
     pub(crate) draining: bool,
     pub(crate) services: Vec<Service>,
     pub(crate) workers: Vec<Worker>,
+    /// What each principal did; in a scrape.
+    pub(crate) principals: Vec<(String, Usage)>,
     /// Workers by what they speak.
     pub(crate) speakers: BTreeMap<&'static str, u64>,
 }
@@ -66,6 +68,9 @@ pub(crate) struct Worker {
     pub(crate) id: String,
     pub(crate) service: String,
     pub(crate) remote: Option<String>,
+    /// In whose name it serves.
+    #[serde(default)]
+    pub(crate) principal: String,
     /// `mdp/0.1`, `mdp/0.2`, `ppp`, or `ppp/text`.
     pub(crate) protocol: String,
     pub(crate) concurrency: usize,
@@ -191,6 +196,9 @@ pub(crate) fn workers(shard: &Shard, now: Time) -> Vec<Worker> {
             Worker {
                 id: show_id(worker.conn),
                 service: show(worker.service),
+                principal: conn.map_or_else(String::new, |conn| {
+                    shard.engine().principal_name(conn.principal).to_owned()
+                }),
                 remote: conn.and_then(|conn| conn.remote).map(|remote| remote.to_string()),
                 protocol: conn.and_then(|conn| conn.serves_in).unwrap_or("-").to_owned(),
                 concurrency: worker.concurrency,
