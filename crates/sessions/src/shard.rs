@@ -134,6 +134,8 @@ pub struct Shard {
     readable: Vec<ConnId>,
     /// Requests of other shards' connections that wait until there is room.
     parked: BTreeMap<ConnId, VecDeque<Request<'static>>>,
+    #[cfg(feature = "planted")]
+    busy_beat: bool,
 }
 
 /// The shard where the service called `name` lives.
@@ -166,6 +168,8 @@ impl Shard {
             closing: Vec::new(),
             readable: Vec::new(),
             parked: BTreeMap::new(),
+            #[cfg(feature = "planted")]
+            busy_beat: false,
         }
     }
 
@@ -447,6 +451,12 @@ impl Shard {
     #[cfg(feature = "planted")]
     pub fn plant(&mut self, bug: engine::Planted) {
         self.engine.plant(bug);
+    }
+
+    /// Plants a bug: a heartbeat of a busy Paranoid Pirate worker counts as an offer.
+    #[cfg(feature = "planted")]
+    pub fn plant_busy_beat(&mut self) {
+        self.busy_beat = true;
     }
 
     /// What happened to connections.
