@@ -240,7 +240,7 @@ impl Shard {
     /// Takes in all bytes of `id` that are not consumed yet.
     pub fn received(&mut self, now: Time, id: ConnId, buf: &mut [u8]) {
         self.alive(now, id);
-        let (start, end) = self.feed(now, id, buf);
+        let (start, end) = self.feed(now, id, buf, usize::MAX);
         if start < end
             && let Some(wire) = self.floor.wire(id)
             && !wire.closing
@@ -253,7 +253,7 @@ impl Shard {
     /// After bytes were appended to [`direct`](Shard::direct).
     pub fn received_direct(&mut self, now: Time, id: ConnId) {
         self.alive(now, id);
-        self.feed_pending(now, id);
+        self.feed_pending(now, id, usize::MAX);
         self.settle(now);
     }
 
@@ -494,12 +494,15 @@ impl Shard {
         }
     }
 
-    /// Consumes what `buf` holds of whole items. Returns the range that is left.
-    fn feed(&mut self, now: Time, id: ConnId, buf: &mut [u8]) -> (usize, usize) {
+    /// Consumes what `buf` holds of whole items, at most `most` messages. Returns the range that is
+    /// left.
+    fn feed(&mut self, now: Time, id: ConnId, buf: &mut [u8], most: usize) -> (usize, usize) {
+        let mut messages = 0;
         let mut frames = core::mem::take(&mut self.frames);
         let (mut at, mut end) = (0, buf.len());
         while let Some(wire) = self.floor.wire(id)
             && !wire.is_stopped()
+            && messages < most
             && at < end
         {
             let out = wire.outbox.small();
@@ -511,6 +514,7 @@ impl Shard {
                     break;
                 }
                 at += len;
+                messages += 1;
                 continue;
             }
             match self.settle_step(id, step) {
@@ -529,8 +533,8 @@ impl Shard {
         (at, end)
     }
 
-    /// Consumes what is pending. A large message at its start is not copied.
-    fn feed_pending(&mut self, now: Time, id: ConnId) {
+    /// Consumes what is pending, at most `most` messages. A large one at its start is not copied.
+    fn feed_pending(&mut self, now: Time, id: ConnId, most: usize) {
         let Some(wire) = self.floor.wire(id) else { return };
         if wire.is_stopped() || wire.pending.len() < wire.need {
             return;
@@ -557,8 +561,8 @@ impl Shard {
                 }
                 let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) else { return };
                 wire.pending = rest;
-                if taken && !wire.pending.is_empty() {
-                    self.feed_pending(now, id);
+                if taken && most > 1 && !wire.pending.is_empty() {
+                    self.feed_pending(now, id, most - 1);
                 }
                 return;
             }
@@ -576,7 +580,7 @@ impl Shard {
                 return;
             }
         }
-        let (start, end) = self.feed(now, id, &mut buf);
+        let (start, end) = self.feed(now, id, &mut buf, most);
         if let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) {
             buf.truncate(end);
             buf.drain(..start);
@@ -1046,7 +1050,13 @@ impl Shard {
             } else if let Some(id) = self.floor.resumed.pop_front() {
                 if let Some(wire) = self.floor.wire(id) {
                     wire.need = 0;
-                    self.feed_pending(now, id);
+                    // The room kept for the message in hand must not wait for other shards.
+                    let elsewhere = core::mem::take(&mut wire.paused);
+                    let most = if elsewhere == 0 { usize::MAX } else { 1 };
+                    self.feed_pending(now, id, most);
+                    if let Some(wire) = self.floor.wire(id) {
+                        wire.paused |= elsewhere;
+                    }
                     if self.floor.wire(id).is_some_and(|wire| !wire.is_held()) {
                         self.readable.push(id);
                     }

@@ -722,7 +722,10 @@ impl<'a> World<'a> {
             }
             self.run_until(self.now + Span::from_millis(100))?;
         }
-        let text = self.unended().unwrap_or_default();
+        let mut text = self.unended().unwrap_or_default();
+        for shard in &self.shards {
+            text.extend(shard.engine().services().map(|view| show_service(&view)));
+        }
         Err(self.violation("liveness", text))
     }
 

@@ -33,8 +33,6 @@ pub(crate) struct Setting {
     pub(crate) names_service: bool,
     /// Every refusal is answered in band.
     pub(crate) answers_all: bool,
-    /// The shell notices the end of a stream it does not read.
-    pub(crate) sees_end: bool,
     /// Longest line any rules of the run allow.
     pub(crate) queue_max: usize,
     /// More offers than there ever are.
@@ -93,7 +91,6 @@ impl Setting {
             large,
             names_service: rng.chance(80),
             answers_all,
-            sees_end: rng.chance(70),
             queue_max: 0,
             offers_max: workers * 32,
             message_max: if large { 1 << 20 } else { 16 << 10 },
