@@ -40,6 +40,38 @@ def test_the_majordomo_page_serves_a_python_user(broker, tmp_path):
     assert (done.returncode, done.stdout) == (0, b"upper [b'HELLO']\n"), done.stderr
 
 
+def test_the_paranoid_pirate_page_serves_a_python_user(start, tmp_path):
+    """Its queue, worker and client as they stand there, on other ports; then its commands."""
+    text = (ROOT / "docs/paranoid-pirate.md").read_text()
+    (queue,) = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
+    broker = start(re.sub(r"127\.0\.0\.1:557\d", "127.0.0.1:0", queue))
+    ends = {"tcp://127.0.0.1:5570": broker.front, "tcp://127.0.0.1:5571": broker.back}
+
+    def moved(source):
+        for old, new in ends.items():
+            source = source.replace(old, new)
+        return source
+
+    for name in ("worker.py", "client.py"):
+        path = program("docs/paranoid-pirate.md", name, broker, tmp_path)
+        path.write_text(moved(path.read_text()))
+    worker = python(broker, tmp_path / "worker.py")
+    broker.wait_workers("echo", 1)
+    client = [sys.executable, tmp_path / "client.py"]
+    done = subprocess.run(client, capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, b"[b'HELLO']\n"), done.stderr
+    worker.terminate()
+    broker.wait_workers("echo", 0)
+    lines = [moved(line) for line in re.findall(r"^\$ maitred (.*)$", text, re.M)]
+    work, call = (f"exec {binary()} {line}" for line in lines)
+    child = Child(["sh", "-c", work], env=quiet_environment(), cwd=broker.directory)
+    child.close = child.terminate
+    broker.own(child)
+    broker.wait_workers("echo", 1)
+    done = subprocess.run(["sh", "-c", call], capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, b"HELLO\n"), done.stderr
+
+
 def test_the_readme_serves_a_python_user(broker, tmp_path):
     python(broker, program("docs/mdp.md", "worker.py", broker, tmp_path))
     broker.wait_workers("upper", 1)

@@ -294,6 +294,8 @@ impl Reactor {
         }
         socket.queued = false;
         let (result, room) = match self.shard.want(id) {
+            // Whoever is gone has nothing more to say, and what it asked is for nobody.
+            Want::Paused if socket.ending => return self.close(now, id),
             // It stays readable and is queued again when it is resumed.
             Want::Paused => return,
             Want::Shared => {

@@ -643,7 +643,8 @@ impl Floor {
             Effect::Resume { to } => {
                 if let Some(wire) = self.wire(to) {
                     wire.paused &= !(1 << home);
-                    if wire.paused == 0 {
+                    // What is in hand is for this shard, whatever others hold back.
+                    if wire.paused == 0 || home == self.me {
                         self.resumed.push_back(to);
                     }
                 }

@@ -152,6 +152,8 @@ pub struct Shard {
     readable: Vec<ConnId>,
     /// Requests of other shards' connections that wait until there is room.
     parked: BTreeMap<ConnId, VecDeque<Request<'static>>>,
+    #[cfg(feature = "planted")]
+    busy_beat: bool,
 }
 
 /// The shard where the service called `name` lives.
@@ -189,6 +191,8 @@ impl Shard {
             closing: Vec::new(),
             readable: Vec::new(),
             parked: BTreeMap::new(),
+            #[cfg(feature = "planted")]
+            busy_beat: false,
         }
     }
 
@@ -260,7 +264,7 @@ impl Shard {
     /// Takes in all bytes of `id` that are not consumed yet.
     pub fn received(&mut self, now: Time, id: ConnId, buf: &mut [u8]) {
         self.alive(now, id);
-        let (start, end) = self.feed(now, id, buf);
+        let (start, end) = self.feed(now, id, buf, usize::MAX);
         if start < end
             && let Some(wire) = self.floor.wire(id)
             && !wire.closing
@@ -273,7 +277,7 @@ impl Shard {
     /// After bytes were appended to [`direct`](Shard::direct).
     pub fn received_direct(&mut self, now: Time, id: ConnId) {
         self.alive(now, id);
-        self.feed_pending(now, id);
+        self.feed_pending(now, id, usize::MAX);
         self.settle(now);
     }
 
@@ -475,6 +479,12 @@ impl Shard {
         self.engine.plant(bug);
     }
 
+    /// Plants a bug: a heartbeat of a busy Paranoid Pirate worker counts as an offer.
+    #[cfg(feature = "planted")]
+    pub fn plant_busy_beat(&mut self) {
+        self.busy_beat = true;
+    }
+
     /// What happened to connections.
     #[must_use]
     pub fn counters(&self) -> &Counters {
@@ -510,12 +520,15 @@ impl Shard {
         }
     }
 
-    /// Consumes what `buf` holds of whole items. Returns the range that is left.
-    fn feed(&mut self, now: Time, id: ConnId, buf: &mut [u8]) -> (usize, usize) {
+    /// Consumes what `buf` holds of whole items, at most `most` messages. Returns the range that is
+    /// left.
+    fn feed(&mut self, now: Time, id: ConnId, buf: &mut [u8], most: usize) -> (usize, usize) {
+        let mut messages = 0;
         let mut frames = core::mem::take(&mut self.frames);
         let (mut at, mut end) = (0, buf.len());
         while let Some(wire) = self.floor.wire(id)
             && !wire.is_stopped()
+            && messages < most
             && at < end
         {
             let out = wire.outbox.small();
@@ -529,6 +542,7 @@ impl Shard {
                     break;
                 }
                 at += len;
+                messages += 1;
                 continue;
             }
             match self.settle_step(id, step) {
@@ -547,8 +561,8 @@ impl Shard {
         (at, end)
     }
 
-    /// Consumes what is pending. A large message at its start is not copied.
-    fn feed_pending(&mut self, now: Time, id: ConnId) {
+    /// Consumes what is pending, at most `most` messages. A large one at its start is not copied.
+    fn feed_pending(&mut self, now: Time, id: ConnId, most: usize) {
         let Some(wire) = self.floor.wire(id) else { return };
         if wire.is_stopped() || wire.pending.len() < wire.need {
             return;
@@ -561,7 +575,7 @@ impl Shard {
             let step = self.next(id, &mut buf[at..], &mut frames);
             match step {
                 Some(Step::Message { len }) if len >= LARGE_BODY => {
-                    self.take_large(now, id, buf, at, len, &frames);
+                    self.take_large(now, id, buf, at, len, &frames, most);
                     self.frames = frames;
                     return;
                 }
@@ -591,7 +605,7 @@ impl Shard {
             }
         }
         buf.drain(..at);
-        let (start, end) = self.feed(now, id, &mut buf);
+        let (start, end) = self.feed(now, id, &mut buf, most);
         if let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) {
             buf.truncate(end);
             buf.drain(..start);
@@ -599,6 +613,7 @@ impl Shard {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a place in a buffer, and how far to go on")]
     /// Takes in the large message of `len` octets at `at`, sharing the memory it was read into, and
     /// what is behind it.
     fn take_large(
@@ -609,6 +624,7 @@ impl Shard {
         at: usize,
         len: usize,
         frames: &Frames,
+        most: usize,
     ) {
         let mut rest = buf.split_off(at + len);
         let whole = Bytes::from(buf).slice(at..);
@@ -625,8 +641,8 @@ impl Shard {
         }
         let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) else { return };
         wire.pending = rest;
-        if taken && !wire.pending.is_empty() {
-            self.feed_pending(now, id);
+        if taken && most > 1 && !wire.pending.is_empty() {
+            self.feed_pending(now, id, most - 1);
         }
     }
 
@@ -1103,7 +1119,13 @@ impl Shard {
             } else if let Some(id) = self.floor.resumed.pop_front() {
                 if let Some(wire) = self.floor.wire(id) {
                     wire.need = 0;
-                    self.feed_pending(now, id);
+                    // The room kept for the message in hand must not wait for other shards.
+                    let elsewhere = core::mem::take(&mut wire.paused);
+                    let most = if elsewhere == 0 { usize::MAX } else { 1 };
+                    self.feed_pending(now, id, most);
+                    if let Some(wire) = self.floor.wire(id) {
+                        wire.paused |= elsewhere;
+                    }
                     if self.floor.wire(id).is_some_and(|wire| !wire.is_held()) {
                         self.readable.push(id);
                     }

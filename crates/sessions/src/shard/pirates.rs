@@ -56,6 +56,11 @@ impl Shard {
         let word = ppp::read(message);
         let Some(wire) = self.floor.wire(id) else { return };
         let job = wire.job;
+        #[cfg(feature = "planted")]
+        if self.busy_beat && word == Word::Heartbeat && job.is_some() {
+            self.withdraw(now, id, Role::Expired);
+            return self.enlist(now, id, pair);
+        }
         match (&mut wire.role, word) {
             (_, Word::Garbage(why)) => self.floor.garbage(id, why),
             (Role::Serving(serving), Word::Ready(_) | Word::Heartbeat) => serving.last_word = now,

@@ -3,7 +3,7 @@
 //! Swarm testing: each run lacks some kinds of faults and has others in plenty.
 
 use engine::{ServiceConfig, Span};
-use sessions::ShardConfig;
+use sessions::{Bytes, Pair, ShardConfig};
 
 use super::SERVICES;
 use super::ledger::Ledger;
@@ -33,8 +33,6 @@ pub(crate) struct Setting {
     pub(crate) names_service: bool,
     /// Every refusal is answered in band.
     pub(crate) answers_all: bool,
-    /// The shell notices the end of a stream it does not read.
-    pub(crate) sees_end: bool,
     /// Longest line any rules of the run allow.
     pub(crate) queue_max: usize,
     /// More offers than there ever are.
@@ -52,6 +50,13 @@ impl Setting {
             liveness: rng.pick(&[2, 3, 4]),
             ..ShardConfig::default()
         };
+        shard.pairs = SERVICES
+            .map(|name| Pair {
+                service: Bytes::from_static(name),
+                heartbeat: Span::from_millis(rng.pick(&[100, 300, 1_000])),
+                liveness: rng.pick(&[2, 3, 4]),
+            })
+            .into();
         shard.limits.connections = rng.pick(&[6, 20, 100]);
         shard.limits.out_bytes = rng.pick(&[16 << 10, 256 << 10, 4 << 20]);
         shard.limits.handshake = Span::from_millis(rng.pick(&[500, 5_000]));
@@ -86,7 +91,6 @@ impl Setting {
             large,
             names_service: rng.chance(80),
             answers_all,
-            sees_end: rng.chance(70),
             queue_max: 0,
             offers_max: workers * 32,
             message_max: if large { 1 << 20 } else { 16 << 10 },
@@ -105,7 +109,7 @@ impl Setting {
                 Span::MAX
             },
             max_deliveries: rng.pick(&[1, 2, 3, 8]),
-            queue_max: rng.pick(&[1, 3, 20, 1_000]),
+            queue_max: rng.pick(&[0, 1, 3, 20, 1_000]),
             queue_bytes: rng.pick(&[600, 20_000, 1 << 30]),
             give_up: if rng.chance(60) {
                 Span::MAX
