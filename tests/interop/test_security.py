@@ -380,6 +380,28 @@ def test_a_frozen_client_and_worker_are_noticed_through_curve(start, keys):
             child.kill()
 
 
+def test_paranoid_pirates_prove_who_they_are(start, keys):
+    queue = """
+[[paranoid_pirate]]
+frontend = "tcp://127.0.0.1:0"
+backend = "tcp://127.0.0.1:0"
+service = "echo"
+mechanism = "curve"
+"""
+    broker = start(locked_config(keys) + queue, mdp_option=False)
+    worker = broker.own(mdp.Peer(broker.context, broker.back, **keys.curve("ann")))
+    worker.send(b"\x01")
+    broker.wait_workers("echo", 1)
+    client = broker.own(mdp.Peer(broker.context, broker.front, zmq.REQ, **keys.curve("ann")))
+    client.send(b"hello")
+    while (request := worker.recv()) == [b"\x02"]:
+        pass
+    worker.send(*request)
+    assert client.recv() == [b"hello"]
+    stranger = Monitored(broker, broker.back, **keys.curve("eve"))
+    assert stranger.outcome() == (zmq.EVENT_HANDSHAKE_FAILED_AUTH, 400)
+
+
 # The command line.
 
 

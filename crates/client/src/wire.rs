@@ -270,18 +270,19 @@ impl Wire {
 
 /// What to look at when a broker hangs up on us.
 fn explain(error: &zmtp::Error) -> Lost {
-    match error {
-        zmtp::Error::PeerError { reason } if &**reason == "400" => {
-            "the broker does not know us, or not with this key or password".into()
+    if let zmtp::Error::PeerError { reason } = error {
+        match &**reason {
+            "400" => return "the broker does not know us, or not with this key or password".into(),
+            "bad_box" => {
+                return "the broker cannot open our handshake: is this its public key?".into();
+            }
+            _ => {}
         }
-        zmtp::Error::PeerError { reason } if &**reason == "bad_box" => {
-            "the broker cannot open our handshake: is this its public key?".into()
-        }
-        zmtp::Error::Mechanism { ours, got } => {
-            format!("the broker speaks {got}, and we were told to speak {ours}").into()
-        }
-        other => other.to_string().into(),
     }
+    if let zmtp::Error::Mechanism { ours, got } = error {
+        return format!("the broker speaks {got}, and we were told to speak {ours}").into();
+    }
+    error.to_string().into()
 }
 
 /// A message in the receive buffer, or in a block of its own if it is large.

@@ -425,7 +425,7 @@ impl Shard {
     pub fn outbox(&mut self, id: ConnId) -> Option<&Outbox> {
         let wire = self.floor.wire(id)?;
         wire.touched = false;
-        Some(wire.to_write())
+        Some(wire.unwritten())
     }
 
     /// The first `n` bytes of the outbox of `id` were written.

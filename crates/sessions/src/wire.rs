@@ -212,7 +212,7 @@ impl Wire {
     }
 
     /// What is to be written next.
-    pub(crate) fn to_write(&mut self) -> &mut Outbox {
+    pub(crate) fn unwritten(&mut self) -> &mut Outbox {
         let Some(sealed) = &mut self.sealed else { return &mut self.outbox };
         if !self.outbox.is_empty() {
             let out = sealed.small();
