@@ -41,8 +41,7 @@ struct House {
 
 impl House {
     fn new(principals: &[(&str, Principal)]) -> House {
-        let mut config = Config::default();
-        config.principals = table(principals);
+        let config = Config { principals: table(principals), ..Config::default() };
         let engine = Engine::new(config, (1, 2), Time::ZERO);
         House { engine, seen: Seen::default(), now: Time::ZERO }
     }

@@ -23,8 +23,8 @@ fn keys(seed: u8) -> KeyPair {
 
 /// `ann` may call and serve everything, `bea` only call `echo`; both have a key and a password.
 fn config() -> ShardConfig {
-    let mut config = ShardConfig::default();
-    config.doors = vec![Security::Null, Security::CurveServer(keys(1)), Security::PlainServer];
+    let doors = vec![Security::Null, Security::CurveServer(keys(1)), Security::PlainServer];
+    let mut config = ShardConfig { doors, ..ShardConfig::default() };
     let quota = Quota::default();
     let ann = Principal { rights: Rights::all(), quota };
     let call = Patterns::new(["echo"]);
