@@ -163,6 +163,8 @@ struct Conn {
     /// Offers of the worker on this connection; empty if it is none.
     seats: Vec<SeatKey>,
     serves: ServiceKey,
+    /// In whose name it serves.
+    principal: PrincipalId,
     worker_since: Time,
     /// First of its requests.
     requests: RequestKey,
@@ -270,7 +272,7 @@ impl Engine {
                 if !self.guard.may_serve(principal, service.as_slice()) {
                     self.expel(now, conn, Expulsion::Denied, out);
                 } else {
-                    self.on_offer(now, conn, service.as_slice(), concurrency, out);
+                    self.on_offer(now, conn, principal, service.as_slice(), concurrency, out);
                 }
             }
             Event::Withdraw { conn } => self.withdraw_worker(now, conn, out),
@@ -502,6 +504,7 @@ impl Engine {
         &mut self,
         now: Time,
         id: ConnId,
+        principal: PrincipalId,
         name: &[u8],
         concurrency: u32,
         out: &mut impl Out,
@@ -518,7 +521,7 @@ impl Engine {
             .collect();
         let conn = self.require_conn(now, id);
         conn.seats.clone_from(&seats);
-        conn.serves = key;
+        (conn.serves, conn.principal) = (key, principal);
         conn.worker_since = now;
         self.services[key].workers += 1;
         self.workers += 1;
@@ -639,6 +642,25 @@ impl Engine {
             self.void_leases(now, out);
             self.make_room(key, out);
             self.rest(now, key);
+        }
+        self.expel_denied(now, out);
+    }
+
+    /// Workers that may not serve what they serve any more are put out.
+    fn expel_denied(&mut self, now: Time, out: &mut impl Out) {
+        let Engine { conns, services, guard, .. } = self;
+        let serving = conns.iter().filter(|(_, conn)| !conn.seats.is_empty());
+        let mut denied: Vec<ConnId> = serving
+            .filter(|(_, conn)| {
+                let service = services.get(conn.serves);
+                service.is_some_and(|service| !guard.may_serve(conn.principal, &service.name))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        // The table's order is nobody's: the same run must stay the same.
+        denied.sort_unstable();
+        for id in denied {
+            self.expel(now, id, Expulsion::Denied, out);
         }
     }
 
@@ -963,6 +985,7 @@ impl Engine {
         self.conns.entry(id).or_insert_with(|| Conn {
             seats: Vec::new(),
             serves: ServiceKey::null(),
+            principal: PrincipalId::ANONYMOUS,
             worker_since: now,
             requests: RequestKey::null(),
             asks: ServiceKey::null(),

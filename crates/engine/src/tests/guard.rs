@@ -204,6 +204,23 @@ fn what_is_in_the_house_is_bounded_until_it_ends() {
 }
 
 #[test]
+fn a_worker_that_lost_its_right_is_put_out() {
+    let serves = |pattern| Principal {
+        rights: Rights { serve: Patterns::new([pattern]), ..Rights::none() },
+        quota: Quota::default(),
+    };
+    let mut house = House::new(&[("ann", serves("a"))]);
+    let ann = house.id("ann");
+    assert_eq!(house.offer(ann, "a"), None);
+    house.configure(&[("ann", serves("*"))]);
+    assert!(house.seen.told.is_empty());
+    assert_eq!(house.engine.workers_of(b"a"), 1);
+    house.configure(&[("ann", serves("b"))]);
+    assert_eq!(house.seen.told.pop(), Some("expelled".into()));
+    assert_eq!(house.engine.workers_of(b"a"), 0);
+}
+
+#[test]
 fn names_keep_their_ids_when_the_rules_change() {
     let free = || caller(&["*"], Quota::default());
     let mut house = House::new(&[("bea", free())]);
