@@ -4,6 +4,7 @@
 //! Everything is bounded, on loopback and on ports the system chooses; what is started is ended by
 //! its own handle.
 
+mod curve;
 mod loads;
 mod matching;
 mod peer;
@@ -22,7 +23,7 @@ use report::Report;
 /// The loads, by the names `maitred bench` knows.
 const LOADS: [&str; 5] = ["e1", "e2", "e3", "e4", "e5"];
 /// What else is measured.
-const ROOMS: [&str; 4] = ["latency", "memory", "idle", "matching"];
+const ROOMS: [&str; 5] = ["latency", "memory", "idle", "curve", "matching"];
 
 /// Measures what `args` name, by default all.
 ///
@@ -62,6 +63,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
     if wanted("idle") {
         rooms::idle(&programs, &mut report)?;
+    }
+    if wanted("curve") {
+        curve::run(&programs, &mut report)?;
     }
     let text = report.finish();
     println!("{text}");

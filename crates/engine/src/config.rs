@@ -9,6 +9,8 @@ use matching::{
     AnyConfig, Codel, DropFrom, Order, PieConfig, QueueConfig, Span, Time, ValveConfig,
 };
 
+use crate::guard::Principals;
+
 /// The rules of one service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ServiceConfig {
@@ -76,6 +78,8 @@ pub struct Fair {
 pub enum FairBy {
     /// Their connection.
     Connection,
+    /// Who they proved to be.
+    Principal,
     /// The first frame of the body.
     FirstFrame,
     /// What the protocol's header says; without one, the connection.
@@ -181,6 +185,8 @@ pub struct Config {
     pub by_name: BTreeMap<Box<[u8]>, ServiceConfig>,
     /// By prefix, the longest match wins; an exact name wins over every prefix.
     pub by_prefix: Vec<(Box<[u8]>, ServiceConfig)>,
+    /// Who may do what.
+    pub principals: Principals,
     /// Most services at a time. Each costs about half a kilobyte.
     pub services_max: usize,
     /// Most offers one worker may make.
@@ -195,6 +201,7 @@ impl Default for Config {
             defaults: ServiceConfig::default(),
             by_name: BTreeMap::new(),
             by_prefix: Vec::new(),
+            principals: Principals::new(),
             services_max: 1_000_000,
             concurrency_max: 65_536,
             service_idle: Span::from_secs(60),

@@ -63,6 +63,8 @@ pub enum Expulsion {
     ExecutionLimit,
     /// The broker holds as many services as it may.
     TooManyServices,
+    /// It may not serve this service.
+    Denied,
 }
 
 /// Everything that can be done.

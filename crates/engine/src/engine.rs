@@ -15,6 +15,7 @@ use crate::blob::Blob;
 use crate::config::{AtBound, Config, Fair, FairBy};
 use crate::effect::{Effect, Expulsion, Out, Reason};
 use crate::event::{Event, Request, WhenFull};
+use crate::guard::{Guard, PrincipalId, PrincipalView, Rights};
 use crate::ids::{ConnId, RequestId};
 use crate::service::{Asker, HeldBack, Service};
 use crate::stats::{Histogram, REASONS, Stats};
@@ -30,6 +31,7 @@ slotmap::new_key_type! {
 #[derive(Debug)]
 pub struct Engine {
     config: Config,
+    guard: Guard,
     services: SlotMap<ServiceKey, Service>,
     service_by_name: HashMap<Box<[u8]>, ServiceKey, NameHash>,
     requests: SlotMap<RequestKey, Held>,
@@ -85,6 +87,7 @@ pub enum Planted {
 #[derive(Debug)]
 struct Held {
     client: ConnId,
+    principal: PrincipalId,
     service: ServiceKey,
     tag: u64,
     payload: Bytes,
@@ -139,6 +142,8 @@ struct Conn {
     /// Offers of the worker on this connection; empty if it is none.
     seats: Vec<SeatKey>,
     serves: ServiceKey,
+    /// In whose name it serves.
+    principal: PrincipalId,
     worker_since: Time,
     /// First of its requests.
     requests: RequestKey,
@@ -218,6 +223,7 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config, seed: (u64, u64), now: Time) -> Engine {
         Engine {
+            guard: Guard::new(&config.principals),
             config,
             services: SlotMap::with_key(),
             service_by_name: HashMap::with_hasher(NameHash(seed)),
@@ -248,8 +254,12 @@ impl Engine {
             Event::Reply { conn, request, body, last, failed } => {
                 self.on_reply(now, conn, request, body, (last, failed), out);
             }
-            Event::Offer { conn, service, concurrency } => {
-                self.on_offer(now, conn, service.as_slice(), concurrency, out);
+            Event::Offer { conn, principal, service, concurrency } => {
+                if !self.guard.may_serve(principal, service.as_slice()) {
+                    self.expel(now, conn, Expulsion::Denied, out);
+                } else {
+                    self.on_offer(now, conn, principal, service.as_slice(), concurrency, out);
+                }
             }
             Event::Withdraw { conn } => self.withdraw_worker(now, conn, out),
             Event::Gone { conn } => self.on_gone(now, conn, out),
@@ -384,6 +394,29 @@ impl Engine {
         })
     }
 
+    /// The principal called `name`, if the rules ever named it.
+    #[must_use]
+    pub fn principal(&self, name: &str) -> Option<PrincipalId> {
+        self.guard.find(name)
+    }
+
+    /// What a principal is called.
+    #[must_use]
+    pub fn principal_name(&self, id: PrincipalId) -> &str {
+        self.guard.name(id)
+    }
+
+    /// What a principal may do at this moment.
+    #[must_use]
+    pub fn rights(&self, id: PrincipalId) -> Option<&Rights> {
+        self.guard.rights(id)
+    }
+
+    /// Every principal there ever was.
+    pub fn principals(&self) -> impl Iterator<Item = PrincipalView<'_>> {
+        self.guard.views()
+    }
+
     /// Plants a bug.
     #[cfg(feature = "planted")]
     pub fn plant(&mut self, bug: Planted) {
@@ -395,6 +428,10 @@ impl Engine {
         if self.draining.is_some() {
             return self.refuse_new(&request, Reason::Draining, out);
         }
+        let bytes = request.payload.len() as u64;
+        if !self.guard.may_call(request.principal, name) {
+            return self.refuse_new(&request, Reason::Denied, out);
+        }
         if request.needs_workers && self.workers_of(name) == 0 {
             return self.refuse_new(&request, Reason::NoWorkers, out);
         }
@@ -402,40 +439,18 @@ impl Engine {
         let Some(key) = asked.or_else(|| self.require_service(now, name)) else {
             return self.refuse_new(&request, Reason::QueueFull, out);
         };
-        let bytes = request.payload.len() as u64;
-        let draw = self.draw();
-        self.pump(now, key, out);
-        let service = &mut self.services[key];
-        if service.turns_away(now, draw) {
-            service.refuse(Reason::Overload);
-            self.refuse_new(&request, Reason::Overload, out);
+        if !self.lets_in(now, key, &request, out) {
             return self.rest(now, key);
-        }
-        if service.is_at_bound(bytes) && !planted!(self, BoundIgnored) {
-            let at_bound = service.config.when_full;
-            let refuses = request.when_full == WhenFull::Refuse || at_bound == AtBound::Refuse;
-            if at_bound == AtBound::DropOldest && self.drop_oldest(now, key, bytes, out) {
-                // There is room now.
-            } else if refuses || bytes > self.services[key].config.queue_bytes {
-                self.services[key].refuse(Reason::QueueFull);
-                self.refuse_new(&request, Reason::QueueFull, out);
-                return self.rest(now, key);
-            } else {
-                let service = &mut self.services[key];
-                service.paused.push_back((request.conn, bytes));
-                let held_back = HeldBack { service: key, bytes, promised: false };
-                self.require_conn(now, request.conn).held_back = Some(held_back);
-                out.emit(Effect::Pause { to: request.conn });
-                return self.rest(now, key);
-            }
         }
         let flow = self.flow_of(key, &request);
         let service = &mut self.services[key];
         service.taken += 1;
         self.stats.requests += 1;
         let rank = NonZero::new(self.stats.requests).unwrap_or(NonZero::<u64>::MAX);
+        self.guard.took(request.principal, bytes);
         let held = self.requests.insert(Held {
             client: request.conn,
+            principal: request.principal,
             service: key,
             tag: request.tag,
             payload: request.payload,
@@ -466,10 +481,55 @@ impl Engine {
         self.rest(now, key);
     }
 
+    /// Whether the service, its line and the principal have room for one more request. If not,
+    /// the request was refused, or its connection is held back.
+    fn lets_in(
+        &mut self,
+        now: Time,
+        key: ServiceKey,
+        request: &Request<'_>,
+        out: &mut impl Out,
+    ) -> bool {
+        let bytes = request.payload.len() as u64;
+        let draw = if self.services[key].draws() { self.draw() } else { 0 };
+        self.pump(now, key, out);
+        let service = &mut self.services[key];
+        if service.turns_away(now, draw) {
+            service.refuse(Reason::Overload);
+            self.refuse_new(request, Reason::Overload, out);
+            return false;
+        }
+        if service.is_at_bound(bytes) && !planted!(self, BoundIgnored) {
+            let at_bound = service.config.when_full;
+            let refuses = request.when_full == WhenFull::Refuse || at_bound == AtBound::Refuse;
+            if at_bound == AtBound::DropOldest && self.drop_oldest(now, key, bytes, out) {
+                // There is room now.
+            } else if refuses || bytes > self.services[key].config.queue_bytes {
+                self.services[key].refuse(Reason::QueueFull);
+                self.refuse_new(request, Reason::QueueFull, out);
+                return false;
+            } else {
+                let service = &mut self.services[key];
+                service.paused.push_back((request.conn, bytes));
+                let held_back = HeldBack { service: key, bytes, promised: false };
+                self.require_conn(now, request.conn).held_back = Some(held_back);
+                out.emit(Effect::Pause { to: request.conn });
+                return false;
+            }
+        }
+        if !self.guard.has_room(now, request.principal, bytes) {
+            self.services[key].refuse(Reason::Overload);
+            self.refuse_new(request, Reason::Overload, out);
+            return false;
+        }
+        true
+    }
+
     fn on_offer(
         &mut self,
         now: Time,
         id: ConnId,
+        principal: PrincipalId,
         name: &[u8],
         concurrency: u32,
         out: &mut impl Out,
@@ -488,7 +548,7 @@ impl Engine {
             .collect();
         let conn = self.require_conn(now, id);
         conn.seats.clone_from(&seats);
-        conn.serves = key;
+        (conn.serves, conn.principal) = (key, principal);
         conn.worker_since = now;
         self.services[key].workers += 1;
         self.workers += 1;
@@ -596,6 +656,7 @@ impl Engine {
     }
 
     fn on_configure(&mut self, now: Time, config: Config, out: &mut impl Out) {
+        self.guard.configure(&config.principals);
         self.config = config;
         let keys: Vec<ServiceKey> = self.services.keys().collect();
         for key in keys {
@@ -615,6 +676,25 @@ impl Engine {
             self.look_out(now, key, out);
             self.make_room(key, out);
             self.rest(now, key);
+        }
+        self.expel_denied(now, out);
+    }
+
+    /// Workers that may not serve what they serve any more are put out.
+    fn expel_denied(&mut self, now: Time, out: &mut impl Out) {
+        let Engine { conns, services, guard, .. } = self;
+        let serving = conns.iter().filter(|(_, conn)| !conn.seats.is_empty());
+        let mut denied: Vec<ConnId> = serving
+            .filter(|(_, conn)| {
+                let service = services.get(conn.serves);
+                service.is_some_and(|service| !guard.may_serve(conn.principal, &service.name))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        // The table's order is nobody's: the same run must stay the same.
+        denied.sort_unstable();
+        for id in denied {
+            self.expel(now, id, Expulsion::Denied, out);
         }
     }
 
@@ -736,7 +816,7 @@ impl Engine {
         }
         self.pump(now, key, out);
         self.settle_drops(now, key, out);
-        // A free offer is room for any number of bytes.
+        // A free offer is room for one of those that are held back.
         self.make_room(key, out);
     }
 
@@ -815,6 +895,7 @@ impl Engine {
         let Some(Fair { by, .. }) = self.services[key].config.fair else { return 0 };
         let mut hasher = self.service_by_name.hasher().build_hasher();
         match (by, request.fair_key.as_slice()) {
+            (FairBy::Principal, _) => hasher.write_u32(request.principal.as_u32()),
             (FairBy::FirstFrame, _) => hasher.write(request.first_frame.as_slice()),
             (FairBy::Header, named) if !named.is_empty() => hasher.write(named),
             (FairBy::Header | FairBy::Connection, _) => hasher.write_u64(request.conn.as_u64()),
@@ -963,6 +1044,7 @@ impl Engine {
     /// Removes a request that ended from its client's list and from the house.
     fn forget(&mut self, key: RequestKey) {
         let Some(held) = self.requests.remove(key) else { return };
+        self.guard.ended(held.principal, held.payload.len() as u64);
         if let Some(next) = self.requests.get_mut(held.next) {
             next.prev = held.prev;
         }
@@ -1009,6 +1091,7 @@ impl Engine {
         self.conns.entry(id).or_insert_with(|| Conn {
             seats: Vec::new(),
             serves: ServiceKey::null(),
+            principal: PrincipalId::ANONYMOUS,
             worker_since: now,
             requests: RequestKey::null(),
             asks: ServiceKey::null(),

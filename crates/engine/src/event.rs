@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::blob::Blob;
 use crate::config::Config;
+use crate::guard::PrincipalId;
 use crate::ids::{ConnId, RequestId};
 use matching::Time;
 
@@ -22,6 +23,8 @@ pub enum WhenFull {
 pub struct Request<'a> {
     /// Who asks.
     pub conn: ConnId,
+    /// In whose name.
+    pub principal: PrincipalId,
     /// Name of the service asked, any bytes.
     pub service: Blob<'a>,
     /// Private to the session: comes back with every answer.
@@ -56,6 +59,8 @@ pub enum Event<'a> {
     Offer {
         /// The worker's connection.
         conn: ConnId,
+        /// In whose name.
+        principal: PrincipalId,
         /// Name of the service it serves.
         service: Blob<'a>,
         /// How many requests it takes at a time, at least 1.
@@ -109,6 +114,7 @@ impl Event<'_> {
             Event::Request(request) => Event::Request(Request {
                 service: request.service.into_static(),
                 conn: request.conn,
+                principal: request.principal,
                 tag: request.tag,
                 payload: request.payload,
                 envelope: request.envelope,
@@ -120,8 +126,8 @@ impl Event<'_> {
                 fair_key: request.fair_key.into_static(),
                 whole_replies: request.whole_replies,
             }),
-            Event::Offer { conn, service, concurrency } => {
-                Event::Offer { conn, service: service.into_static(), concurrency }
+            Event::Offer { conn, principal, service, concurrency } => {
+                Event::Offer { conn, principal, service: service.into_static(), concurrency }
             }
             Event::Reply { conn, request, body, last, failed } => {
                 Event::Reply { conn, request, body: body.into_static(), last, failed }

@@ -48,7 +48,7 @@ pub(crate) struct Service {
     /// with every lease.
     pub(crate) gate: Option<Box<Gate>>,
     /// Refuses newcomers by chance.
-    guard: Option<Box<Guard>>,
+    guard: Option<Box<Pie>>,
     watch: Option<Box<Lookout>>,
     pub(crate) workers: u32,
     pub(crate) leased: u32,
@@ -80,7 +80,7 @@ pub(crate) struct Gate {
 
 /// PIE: the longer the wait, the likelier a newcomer is refused.
 #[derive(Debug)]
-struct Guard {
+struct Pie {
     meter: PieMeter,
     protector: Protector,
 }
@@ -158,7 +158,7 @@ impl Service {
             (_, None) => None,
             (None, Some(pie)) => {
                 let protector = Protector::new(pie.min, pie.max);
-                Some(Box::new(Guard { meter: PieMeter::new(pie, now), protector }))
+                Some(Box::new(Pie { meter: PieMeter::new(pie, now), protector }))
             }
             (Some(mut guard), Some(pie)) => {
                 guard.meter.reconfigure(now, pie);
@@ -223,6 +223,11 @@ impl Service {
         Some(parts * 100.0 / f64::from(matching::PARTS))
     }
 
+    /// Whether chance plays a part in who is let in.
+    pub(crate) fn draws(&self) -> bool {
+        self.guard.is_some()
+    }
+
     /// Why a newcomer is not even let in: a breaker that is open, or a wait that makes it hopeless.
     /// `draw` is fresh chance.
     pub(crate) fn turns_away(&mut self, now: Time, draw: u32) -> bool {
@@ -284,12 +289,15 @@ impl Service {
             && self.promised == 0
     }
 
-    /// Whether another request of this many bytes would have to wait beyond the bounds.
+    /// Whether one more request would have to wait where there is no room for it. A free offer is
+    /// room for one request of any size, unless it is promised to one that was held back.
     pub(crate) fn is_at_bound(&self, bytes: u64) -> bool {
-        let waits = self.line.ask_rs().is_empty() || self.line.is_shut();
-        let len = self.line.asks().len() + self.promised as usize;
+        let offers = if self.line.is_shut() { 0 } else { self.line.ask_rs().len() };
+        let promised = self.promised as usize;
+        let len = self.line.asks().len() + promised;
         let total = self.waiting_bytes + self.promised_bytes + bytes;
-        waits && (len >= self.config.queue_max || total > self.config.queue_bytes)
+        promised >= offers
+            && (len - offers >= self.config.queue_max || total > self.config.queue_bytes)
     }
 
     pub(crate) fn forget_held_back(&mut self, id: ConnId, held_back: HeldBack) {

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use engine::{
-    Blob, Config, ConnId, Effect, Engine, Event, Out, Request, RequestId, ServiceConfig, Span,
-    Time, WhenFull,
+    Blob, Config, ConnId, Effect, Engine, Event, Out, PrincipalId, Request, RequestId,
+    ServiceConfig, Span, Time, WhenFull,
 };
 
 use crate::log::Log;
@@ -185,6 +185,7 @@ impl<'a> Stage<'a> {
         payload.resize(ask.bytes as usize, ask.number as u8);
         let event = Event::Request(Request {
             conn: ask.conn,
+            principal: PrincipalId::ANONYMOUS,
             service: Blob::Slice(NAMES[ask.service]),
             tag: ask.number,
             payload: Bytes::from(payload),
@@ -225,7 +226,11 @@ impl<'a> Stage<'a> {
         let concurrency = if self.rng.chance(60) { 1 } else { self.rng.skewed(8) as u32 };
         let name = Blob::Slice(NAMES[service]);
         self.model.offer(self.now, conn, service, concurrency);
-        self.step("offer", Event::Offer { conn, service: name, concurrency }).map(drop)
+        self.step(
+            "offer",
+            Event::Offer { conn, principal: PrincipalId::ANONYMOUS, service: name, concurrency },
+        )
+        .map(drop)
     }
 
     fn answer(&mut self) -> Result<(), Violation> {
@@ -466,7 +471,11 @@ impl<'a> Stage<'a> {
         let conn = self.peers[peer].id;
         self.model.offer(self.now, conn, service, 2);
         let name = Blob::Slice(NAMES[service]);
-        self.step("offer", Event::Offer { conn, service: name, concurrency: 2 }).map(drop)
+        self.step(
+            "offer",
+            Event::Offer { conn, principal: PrincipalId::ANONYMOUS, service: name, concurrency: 2 },
+        )
+        .map(drop)
     }
 
     fn violation(&self, rule: &'static str, text: String) -> Violation {

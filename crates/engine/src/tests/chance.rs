@@ -14,8 +14,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::{
-    Blob, Config, ConnId, Effect, Engine, Event, Expulsion, Out, REASONS, Reason, Request,
-    RequestId, ServiceConfig, Span, Time, WhenFull,
+    Blob, Config, ConnId, Effect, Engine, Event, Expulsion, Out, PrincipalId, REASONS, Reason,
+    Request, RequestId, ServiceConfig, Span, Time, WhenFull,
 };
 
 const SERVICES: [&[u8]; 3] = [b"echo", b"sum", b"\x00bin"];
@@ -284,6 +284,7 @@ impl House {
         self.books.asked.insert(name, asked);
         self.step(Event::Request(Request {
             conn,
+            principal: PrincipalId::ANONYMOUS,
             service: Blob::Slice(SERVICES[service]),
             tag: name,
             payload,
@@ -314,7 +315,7 @@ impl House {
             self.books.workers.insert(conn, worker);
         }
         let service = Blob::Slice(SERVICES[service]);
-        self.step(Event::Offer { conn, service, concurrency });
+        self.step(Event::Offer { conn, principal: PrincipalId::ANONYMOUS, service, concurrency });
         assert_eq!(self.books.expulsions - expulsions, u64::from(is_second));
     }
 
@@ -355,6 +356,12 @@ impl House {
             self.books.asked.values().find_map(|asked| Some((asked.holder?, asked.id?)))
         {
             self.answer(conn, id, true);
+        }
+        // Who was promised room comes, so that it is there for the next.
+        for _ in 0..CONNS {
+            let conns = (0..CONNS).map(|slot| self.conn(slot));
+            let free: Vec<ConnId> = conns.filter(|c| !self.books.paused.contains(c)).collect();
+            free.into_iter().for_each(|conn| self.ask(conn, 0, 0, true, true, false));
         }
         assert!(self.books.asked.is_empty(), "{} never end", self.books.asked.len());
         assert_eq!(self.books.drained, 1);

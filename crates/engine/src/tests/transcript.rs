@@ -30,8 +30,8 @@ use bytes::Bytes;
 use matching::{Breaker, Codel, Order, PieConfig, PieSide, Rule, ValveConfig};
 
 use crate::{
-    AlarmRules, AtBound, Blob, Config, ConnId, Effect, Engine, Event, Fair, FairBy, Out, Request,
-    RequestId, ServiceConfig, Span, Time, ValveRules, WhenFull,
+    AlarmRules, AtBound, Blob, Config, ConnId, Effect, Engine, Event, Fair, FairBy, Out,
+    PrincipalId, Request, RequestId, ServiceConfig, Span, Time, ValveRules, WhenFull,
 };
 
 #[test]
@@ -164,7 +164,12 @@ impl Story {
 
     fn offer(&mut self, worker: &str, service: &str, concurrency: u32) {
         let service = Blob::Slice(service.as_bytes());
-        self.step(Event::Offer { conn: id(worker), service, concurrency });
+        self.step(Event::Offer {
+            conn: id(worker),
+            principal: PrincipalId::ANONYMOUS,
+            service,
+            concurrency,
+        });
     }
 
     fn request(&mut self, client: &str, name: &str, service: &str, body: &str, options: &[&str]) {
@@ -173,6 +178,7 @@ impl Story {
         let has = |option| options.contains(&option);
         self.step(Event::Request(Request {
             conn: id(client),
+            principal: PrincipalId::ANONYMOUS,
             service: Blob::Slice(service.as_bytes()),
             tag: 1_000 + number(&name[1..]) as u64,
             payload: Bytes::from(format!("{name}{body}")),

@@ -67,6 +67,7 @@ pub(crate) enum WhenFullWord {
 pub(crate) enum FairWord {
     Off,
     Connection,
+    Principal,
     FirstFrame,
     Header,
 }
@@ -191,6 +192,7 @@ impl Rules {
             None => config.fair.map(|fair| Fair { flows, ..fair }),
             Some(FairWord::Off) => None,
             Some(FairWord::Connection) => Some(Fair { by: FairBy::Connection, flows }),
+            Some(FairWord::Principal) => Some(Fair { by: FairBy::Principal, flows }),
             Some(FairWord::FirstFrame) => Some(Fair { by: FairBy::FirstFrame, flows }),
             Some(FairWord::Header) => Some(Fair { by: FairBy::Header, flows }),
         };

@@ -6,7 +6,7 @@ use core::num::NonZero;
 
 use engine::{AlarmRules, AtBound, Fair, FairBy, ServiceConfig, Span, ValveRules};
 use matching::{Breaker, Codel, Gradient, Order, PieConfig, PieSide, Rule, ValveConfig};
-use sessions::ShardConfig;
+use sessions::{Bytes, Pair, ShardConfig};
 
 use super::SERVICES;
 use super::ledger::Ledger;
@@ -36,8 +36,6 @@ pub(crate) struct Setting {
     pub(crate) names_service: bool,
     /// Every refusal is answered in band.
     pub(crate) answers_all: bool,
-    /// The shell notices the end of a stream it does not read.
-    pub(crate) sees_end: bool,
     /// Longest line any rules of the run allow.
     pub(crate) queue_max: usize,
     /// More offers than there ever are.
@@ -55,6 +53,13 @@ impl Setting {
             liveness: rng.pick(&[2, 3, 4]),
             ..ShardConfig::default()
         };
+        shard.pairs = SERVICES
+            .map(|name| Pair {
+                service: Bytes::from_static(name),
+                heartbeat: Span::from_millis(rng.pick(&[100, 300, 1_000])),
+                liveness: rng.pick(&[2, 3, 4]),
+            })
+            .into();
         shard.limits.connections = rng.pick(&[6, 20, 100]);
         shard.limits.out_bytes = rng.pick(&[16 << 10, 256 << 10, 4 << 20]);
         shard.limits.handshake = Span::from_millis(rng.pick(&[500, 5_000]));
@@ -89,7 +94,6 @@ impl Setting {
             large,
             names_service: rng.chance(80),
             answers_all,
-            sees_end: rng.chance(70),
             queue_max: 0,
             offers_max: workers * 32,
             message_max: if large { 1 << 20 } else { 16 << 10 },
@@ -108,7 +112,7 @@ impl Setting {
                 Span::MAX
             },
             max_deliveries: rng.pick(&[1, 2, 3, 8]),
-            queue_max: rng.pick(&[1, 3, 20, 1_000]),
+            queue_max: rng.pick(&[0, 1, 3, 20, 1_000]),
             queue_bytes: rng.pick(&[600, 20_000, 1 << 30]),
             give_up: if rng.chance(60) {
                 Span::MAX
@@ -156,7 +160,8 @@ fn kept_somehow(rng: &mut Rng) -> ServiceConfig {
         }
     };
     let valve = ValveConfig { min: 1, max: rng.pick(&[1, 3, 100]), rule };
-    let fair_by = rng.pick(&[FairBy::Connection, FairBy::FirstFrame, FairBy::Header]);
+    let fair_by =
+        rng.pick(&[FairBy::Connection, FairBy::Principal, FairBy::FirstFrame, FairBy::Header]);
     let flows = NonZero::new(rng.pick(&[1, 3, 1_024])).unwrap_or(NonZero::<u64>::MIN);
     let codel = Codel { target: millis(rng, 1, 50), interval: millis(rng, 50, 500) };
     let wait = millis(rng, 50, 1_000);
