@@ -1,6 +1,6 @@
-//! Whatever Paranoid Pirate peers say, among others of Majordomo: no panic, accounts that balance, no
-//! worker with two requests, nothing that waits while an offer is free, and nothing left when all
-//! are gone.
+//! Whatever Paranoid Pirate peers say, among others of Majordomo: no panic, accounts that balance,
+//! no worker with two requests, nothing that waits while an offer is free, and nothing left when
+//! all are gone.
 //!
 //! Input: one octet of circumstances (0x01 two shards, 0x02 no line, 0x04 bytewise, 0x08 limits on
 //! time), then steps. A step is an octet, its kind below and the peer above (`kind | peer << 4`),
