@@ -220,8 +220,8 @@ impl Request {
     /// Sends a partial reply; what the handler returns is the final one. Waits while the broker is
     /// slow to take them.
     ///
-    /// Over MDP/0.1 and Paranoid Pirate, which know none, partial replies are kept and joined to the
-    /// final one.
+    /// Over MDP/0.1 and Paranoid Pirate, which know none, partial replies are kept and joined to
+    /// the final one.
     ///
     /// # Errors
     /// If the connection the request came on was lost, so that no reply can reach the client any
