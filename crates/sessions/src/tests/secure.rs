@@ -167,6 +167,7 @@ impl House {
                 | Note::WorkerDismissed(..)
                 | Note::Denied(..)
                 | Note::Garbage(..)
+                | Note::Alarm(..)
                 | Note::Drained => None,
             })
             .collect()
