@@ -10,6 +10,7 @@ use matching::{
 };
 
 use crate::guard::Principals;
+use crate::meeting::MeetingRules;
 
 /// The rules of one service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -185,6 +186,8 @@ pub struct Config {
     pub by_name: BTreeMap<Box<[u8]>, ServiceConfig>,
     /// By prefix, the longest match wins; an exact name wins over every prefix.
     pub by_prefix: Vec<(Box<[u8]>, ServiceConfig)>,
+    /// Where processes meet.
+    pub meetings: MeetingRules,
     /// Who may do what.
     pub principals: Principals,
     /// Most services at a time. Each costs about half a kilobyte.
@@ -201,6 +204,7 @@ impl Default for Config {
             defaults: ServiceConfig::default(),
             by_name: BTreeMap::new(),
             by_prefix: Vec::new(),
+            meetings: MeetingRules::default(),
             principals: Principals::new(),
             services_max: 1_000_000,
             concurrency_max: 65_536,

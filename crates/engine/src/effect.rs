@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::blob::Blob;
 use crate::ids::{ConnId, RequestId};
+use crate::meeting::Met;
 use matching::Span;
 
 /// Why a request was refused.
@@ -135,6 +136,17 @@ pub enum Effect<'a> {
         /// Workers of the service at this moment.
         workers: u32,
     },
+    /// Answer to [`Event::Meet`](crate::Event).
+    Met {
+        /// Who asked.
+        to: ConnId,
+        /// As it came.
+        tag: u64,
+        /// As it came.
+        envelope: &'a [u8],
+        /// The answer.
+        answer: Met<'a>,
+    },
     /// A worker is out: it must start anew.
     Expel {
         /// The worker's connection.
@@ -175,6 +187,7 @@ impl Effect<'_> {
             | Effect::Refuse { to, .. }
             | Effect::Restart { to, .. }
             | Effect::Count { to, .. }
+            | Effect::Met { to, .. }
             | Effect::Expel { to, .. }
             | Effect::Pause { to }
             | Effect::Resume { to } => Some(*to),

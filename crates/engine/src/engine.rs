@@ -17,6 +17,7 @@ use crate::effect::{Effect, Expulsion, Out, Reason};
 use crate::event::{Event, Request, WhenFull};
 use crate::guard::{Guard, PrincipalId, PrincipalView, Rights};
 use crate::ids::{ConnId, RequestId};
+use crate::meeting::{Caller, Meetings};
 use crate::service::{Asker, HeldBack, Service};
 use crate::stats::{Histogram, REASONS, Stats};
 use crate::wheel::Wheel;
@@ -40,6 +41,7 @@ pub struct Engine {
     /// Each entry with the time it was armed for: a service that was armed anew ignores the old.
     wheel: Wheel<(ServiceKey, Time)>,
     draining: Option<Draining>,
+    meetings: Meetings,
     stats: Stats,
     workers: usize,
     /// Whom `matching` dropped; emptied within each step.
@@ -224,6 +226,7 @@ impl Engine {
     pub fn new(config: Config, seed: (u64, u64), now: Time) -> Engine {
         Engine {
             guard: Guard::new(&config.principals),
+            meetings: Meetings::new(&config.meetings, now),
             config,
             services: SlotMap::with_key(),
             service_by_name: HashMap::with_hasher(NameHash(seed)),
@@ -268,9 +271,15 @@ impl Engine {
                 let envelope = envelope.as_slice();
                 out.emit(Effect::Count { to: conn, tag, envelope, workers });
             }
+            Event::Meet { conn, principal, tag, envelope, word } => {
+                let caller = Caller { conn, principal, tag, envelope: envelope.as_slice() };
+                let closing = self.draining.is_some();
+                self.meetings.meet(now, caller, word, closing, &mut self.guard, out);
+            }
             Event::Configure(config) => self.on_configure(now, config, out),
             Event::Drain => {
                 self.draining.get_or_insert(Draining::Waiting);
+                self.meetings.drain(now, &mut self.guard, out);
             }
         }
         self.void_leases(now, out);
@@ -296,13 +305,17 @@ impl Engine {
             }
         }
         self.fired = fired;
+        self.meetings.tick(now, &mut self.guard, out);
         self.settle_drain(out);
     }
 
     /// When [`tick`](Engine::tick) next has something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.wheel.deadline()
+        match (self.wheel.deadline(), self.meetings.deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (due, None) | (None, due) => due,
+        }
     }
 
     /// Counters of the whole engine.
@@ -320,7 +333,7 @@ impl Engine {
     /// Timers that run, those that will be ignored included.
     #[must_use]
     pub fn timers_len(&self) -> usize {
-        self.wheel.len()
+        self.wheel.len() + self.meetings.timers_len()
     }
 
     /// Workers of the service called `name` at this moment.
@@ -622,6 +635,7 @@ impl Engine {
         }
         self.settle_promise(now, kept, out);
         self.conns.remove(&id);
+        self.meetings.gone(now, id, &mut self.guard, out);
     }
 
     /// Ends a client: what waits is withdrawn, what is held is for nobody. Says which services have
@@ -657,6 +671,7 @@ impl Engine {
 
     fn on_configure(&mut self, now: Time, config: Config, out: &mut impl Out) {
         self.guard.configure(&config.principals);
+        self.meetings.configure(now, &config.meetings, &mut self.guard, out);
         self.config = config;
         let keys: Vec<ServiceKey> = self.services.keys().collect();
         for key in keys {

@@ -6,6 +6,7 @@ use crate::blob::Blob;
 use crate::config::Config;
 use crate::guard::PrincipalId;
 use crate::ids::{ConnId, RequestId};
+use crate::meeting::Meet;
 use matching::Time;
 
 /// What to do with a request that finds its line full.
@@ -100,6 +101,19 @@ pub enum Event<'a> {
         /// The return envelope.
         envelope: Blob<'a>,
     },
+    /// Somebody says a word at a named place.
+    Meet {
+        /// Who.
+        conn: ConnId,
+        /// In whose name.
+        principal: PrincipalId,
+        /// Private to the session: comes back with the answer.
+        tag: u64,
+        /// The return envelope.
+        envelope: Blob<'a>,
+        /// What, and where.
+        word: Meet<'a>,
+    },
     /// New rules apply from here on; nothing waiting is lost.
     Configure(Config),
     /// No new requests are taken; when the last one ended, [`Effect::Drained`](crate::Effect).
@@ -139,6 +153,13 @@ impl Event<'_> {
                 service: service.into_static(),
                 tag,
                 envelope: envelope.into_static(),
+            },
+            Event::Meet { conn, principal, tag, envelope, word } => Event::Meet {
+                conn,
+                principal,
+                tag,
+                envelope: envelope.into_static(),
+                word: word.into_static(),
             },
             Event::Configure(config) => Event::Configure(config),
             Event::Drain => Event::Drain,

@@ -17,6 +17,8 @@
 //!
 //! * Nobody does what the rules of its principal do not allow ([`Principals`]).
 //!
+//! Beside services there are named places where processes meet each other ([`Meet`]).
+//!
 //! What is absent: sockets, clocks, protocol words, storage. Bodies and return envelopes are bytes
 //! the engine carries and never reads.
 #![no_std]
@@ -35,6 +37,8 @@ mod effect;
 mod config;
 
 mod guard;
+
+mod meeting;
 
 mod engine;
 
@@ -63,6 +67,9 @@ pub use guard::{
     Usage,
 };
 pub use ids::{ConnId, RequestId};
-pub use matching::{Span, Time};
+pub use matching::{Side, Span, Time};
+pub use meeting::{
+    MatchRules, Meet, MeetWord, MeetingRules, Met, Place, RegulatorRules, SideRules, Wish,
+};
 pub use stats::{BUCKETS, Histogram, REASONS, Stats};
 pub use wheel::Wheel;

@@ -13,6 +13,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use sessions::{Dialect, ShardConfig};
 
 mod lines;
+mod meetings;
 mod ppp;
 mod security;
 
@@ -33,6 +34,9 @@ struct File {
     limits: LimitsFile,
     defaults: Rules,
     services: BTreeMap<String, Rules>,
+    #[serde(rename = "match")]
+    matches: BTreeMap<String, meetings::Match>,
+    regulator: BTreeMap<String, meetings::Regulator>,
     drain: DrainFile,
     log: LogFile,
 }
@@ -400,6 +404,8 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
             }
         }
     }
+    shard.engine.meetings =
+        meetings::settings(&file.matches, &file.regulator, shard.limits.name_bytes)?;
     check(&shard)?;
     let mechanism = file.security.mechanism;
     let mdp = endpoints(&file.mdp, mechanism, overrides)?;

@@ -8,12 +8,14 @@ use core::net::SocketAddr;
 
 use bytes::Bytes;
 use engine::{
-    Blob, ConnId, Effect, Event, Expulsion, Out, PrincipalId, Reason, RequestId, Span, Time, Wheel,
+    Blob, ConnId, Effect, Event, Expulsion, Met, Out, PrincipalId, Reason, RequestId, Span, Time,
+    Wheel,
 };
 use zmtp::put_frame;
 
 use crate::config::{ShardConfig, Speaks};
 use crate::mdp::{Mmi, REFUSED, Tag};
+use crate::meet;
 use crate::shard::Counters;
 use crate::strikes::Strikes;
 use crate::tongue::{Asker, Tongue};
@@ -132,6 +134,8 @@ pub enum Cross {
     Restart(ConnId, u8, RequestId),
     /// For a client: tag, envelope, workers.
     Count(ConnId, u64, Bytes, u32),
+    /// For a client: tag, envelope, answer.
+    Met(ConnId, u64, Bytes, Met<'static>),
     /// For a worker: term, reason.
     Expel(ConnId, u32, Expulsion),
     /// For any connection: home; there is no room for its request, stop reading it.
@@ -172,6 +176,9 @@ impl Cross {
             Effect::Count { to, tag, envelope, workers } => {
                 Cross::Count(to, tag, Bytes::copy_from_slice(envelope), workers)
             }
+            Effect::Met { to, tag, envelope, answer } => {
+                Cross::Met(to, tag, Bytes::copy_from_slice(envelope), answer.into_static())
+            }
             Effect::Expel { to, why } => Cross::Expel(to, term, why),
             Effect::Pause { to } => Cross::Pause(to, home),
             Effect::Resume { to } => Cross::Resume(to, home),
@@ -189,6 +196,7 @@ impl Cross {
             | Cross::Refuse(..)
             | Cross::Restart(..)
             | Cross::Count(..)
+            | Cross::Met(..)
             | Cross::Pause(..)
             | Cross::Resume(..) => None,
         }
@@ -215,6 +223,10 @@ impl Cross {
             Cross::Count(to, tag, envelope, workers) => {
                 let envelope = &envelope;
                 f(to.shard(), Effect::Count { to, tag, envelope, workers });
+            }
+            Cross::Met(to, tag, envelope, answer) => {
+                let envelope = &envelope;
+                f(to.shard(), Effect::Met { to, tag, envelope, answer });
             }
             Cross::Expel(to, _, why) => f(to.shard(), Effect::Expel { to, why }),
             Cross::Pause(to, home) => f(home, Effect::Pause { to }),
@@ -569,8 +581,15 @@ impl Floor {
             Mmi::Service if workers > 0 => b"200",
             Mmi::Service => b"404",
             Mmi::Workers => decimal(workers, &mut digits),
+            Mmi::Meet(_) => return,
         };
         self.answer(to, tag, envelope, mmi.name(), &[answer]);
+    }
+
+    fn on_met(&mut self, to: ConnId, tag: u64, envelope: &[u8], answer: &Met<'_>) {
+        let tag = Tag::unpack(tag);
+        let Some(mmi) = tag.mmi else { return };
+        meet::with_frames(answer, |frames| self.answer(to, tag, envelope, mmi.name(), frames));
     }
 
     /// An answer of the broker itself.
@@ -638,6 +657,7 @@ impl Floor {
             Effect::Count { to, tag, envelope, workers } => {
                 self.on_count(to, tag, envelope, workers);
             }
+            Effect::Met { to, tag, envelope, answer } => self.on_met(to, tag, envelope, &answer),
             Effect::Expel { to, why } => {
                 let why = match why {
                     Expulsion::StrayReply => "a reply to a request it does not hold",

@@ -29,6 +29,8 @@ mod wire;
 
 mod mdp;
 
+mod meet;
+
 mod ppp;
 
 mod tongue;

@@ -12,7 +12,7 @@ use core::hash::Hasher;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
-use engine::{Blob, ConnId, Engine, Event, PrincipalId, Request, Span, Time, WhenFull};
+use engine::{Blob, ConnId, Engine, Event, Place, PrincipalId, Request, Span, Time, WhenFull};
 use siphasher::sip::SipHasher13;
 use zmtp::{Frames, Message, Step, Work};
 
@@ -21,6 +21,7 @@ use crate::config::{Dialect, ShardConfig, Speaks};
 use crate::door::Credentials;
 use crate::floor::{CloseReason, Cross, Floor, Note, Outcome};
 use crate::mdp::{self, FAILED, Mmi, Tag, Version, Word, WorkerWord};
+use crate::meet;
 use crate::outbox::Outbox;
 use crate::tongue::{Asker, Tongue};
 use crate::wire::{Role, Serving, Wire};
@@ -327,8 +328,9 @@ impl Shard {
         let id = self.floor.insert_local();
         let tag = Tag { version: Version::V02, service_frame: true, mmi: None };
         if mdp::is_reserved(&call.service) {
-            let last = zmtp::raw_frames(&call.body).last().map_or(&b""[..], |(_, frame)| frame);
-            self.on_mmi(now, id, &call.service, last, tag, &[]);
+            let frames = zmtp::raw_frames(&call.body).map(|(_, frame)| frame);
+            let frames: Vec<&[u8]> = frames.take(meet::FRAMES_MAX).collect();
+            self.on_own(now, id, call.principal, &call.service, &frames, tag, &[]);
         } else {
             let home = self.home_of(&call.service);
             let first = zmtp::raw_frames(&call.body).next().map_or(&b""[..], |(_, frame)| frame);
@@ -771,8 +773,10 @@ impl Shard {
         let stack = message.raw_between(0, header);
         if mdp::is_reserved(service) {
             wire.in_flight += 1;
-            let name = message.frame(message.len() - 1).filter(|_| message.len() > body);
-            self.on_mmi(now, id, service, name.unwrap_or_default(), tag, stack);
+            let principal = wire.principal;
+            let most = message.len().min(body + meet::FRAMES_MAX);
+            let frames: Vec<&[u8]> = (body..most).filter_map(|i| message.frame(i)).collect();
+            self.on_own(now, id, principal, service, &frames, tag, stack);
             return true;
         }
         self.take_request(now, id, message, whole, Asker::Mdp(tag), header, service, body)
@@ -830,6 +834,38 @@ impl Shard {
                 false
             }
             Some(_) | None => true,
+        }
+    }
+
+    /// Services of the broker itself. `body`: its first frames.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one word, taken apart once")]
+    fn on_own(
+        &mut self,
+        now: Time,
+        id: ConnId,
+        principal: PrincipalId,
+        service: &[u8],
+        body: &[&[u8]],
+        tag: Tag,
+        envelope: &[u8],
+    ) {
+        let places = [Place::Match, Place::Regulator];
+        let place = places.into_iter().find(|place| place.service().as_bytes() == service);
+        let Some(place) = place else {
+            let name = body.last().copied().unwrap_or_default();
+            return self.on_mmi(now, id, service, name, tag, envelope);
+        };
+        match meet::read(place, body) {
+            Ok(word) => {
+                let home = self.home_of(word.name.as_slice());
+                let tag = Tag { mmi: Some(Mmi::Meet(place)), ..tag }.pack();
+                let envelope = Blob::Slice(envelope);
+                self.route(now, id, home, Event::Meet { conn: id, principal, tag, envelope, word });
+            }
+            Err(why) => {
+                let frames = [meet::BAD_REQUEST, why.as_bytes()];
+                self.floor.answer(id, tag, envelope, service, &frames);
+            }
         }
     }
 

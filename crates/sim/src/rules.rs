@@ -519,6 +519,9 @@ impl Out for Recorder {
             // The number is looked up later: nothing in the effect carries it.
             Effect::Restart { to, request } => Told::Restart { to, request: request.as_u64() },
             Effect::Count { to, tag, workers, .. } => Told::Count { to, tag, workers },
+            Effect::Met { to, .. } => {
+                return self.broken.push(format!("{to:?} met somebody nobody asked for"));
+            }
             Effect::Expel { to, why: reason } => Told::Expel { to, why: why(reason) },
             Effect::Pause { to } => Told::Pause { to },
             Effect::Resume { to } => Told::Resume { to },

@@ -554,6 +554,7 @@ impl Out for Books {
                 assert_eq!(last.1.client, to);
             }
             Effect::Resume { to } => assert!(self.paused.remove(&to), "resumed without a pause"),
+            Effect::Met { .. } => panic!("nobody said a word at a place"),
             Effect::Alarm { .. } => panic!("no alarm was wished for"),
             Effect::Drained => self.drained += 1,
         }

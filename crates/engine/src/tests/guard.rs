@@ -26,6 +26,7 @@ impl Out for Seen {
             | Effect::Reply { .. }
             | Effect::Restart { .. }
             | Effect::Count { .. }
+            | Effect::Met { .. }
             | Effect::Pause { .. }
             | Effect::Resume { .. }
             | Effect::Alarm { .. }

@@ -12,12 +12,19 @@
 //! | `request c1 r1 echo "body" …` | options: `refuse`, `needs_workers`, `whole`, `since=T`, `fair_key=K` |
 //! | `reply w1 r1 "body" more` | `more`: not the last one; `failed`: the worker could not do it |
 //! | `withdraw w1`, `gone c1`, `count c1 echo`, `drain` | |
+//! | `match line m1 ask "value" label=L timeout=T` | or `ask_r`, `try_ask`, `try_ask_r`; `m1` is the client and the name of the word |
+//! | `regulate gate m1 acquire label=L timeout=T` | or `try_acquire`, `continue`, `done`, `failed` with the word that got the lock, `update T` |
+//! | `match line m1 cancel L`, `match line m1 len` | also of `regulate` |
 //! | `show` | services, workers and counters as they are |
 //! | `due` | when the engine wants a tick |
+//!
+//! A place is configured as `match/line:give_up=100`, `match_r/line:…` or `regulator/gate:max=1`; `c1/m1`
+//! is the word `m1` of client `c1`.
 //!
 //! What a tick brings is preceded by its time. A request's name is its envelope, so that it is seen
 //! to come back unharmed. `"x"*9` is nine of them.
 
+use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::format;
 use std::path::Path;
@@ -27,11 +34,12 @@ use std::vec::Vec;
 use core::num::NonZero;
 
 use bytes::Bytes;
-use matching::{Breaker, Codel, Order, PieConfig, PieSide, Rule, ValveConfig};
+use matching::{Breaker, Codel, Order, PieConfig, PieSide, QueueConfig, Rule, Side, ValveConfig};
 
 use crate::{
-    AlarmRules, AtBound, Blob, Config, ConnId, Effect, Engine, Event, Fair, FairBy, Out,
-    PrincipalId, Request, RequestId, ServiceConfig, Span, Time, ValveRules, WhenFull,
+    AlarmRules, AtBound, Blob, Config, ConnId, Effect, Engine, Event, Fair, FairBy, Meet, MeetWord,
+    MeetingRules, Met, Out, Place, PrincipalId, RegulatorRules, Request, RequestId, ServiceConfig,
+    SideRules, Span, Time, ValveRules, WhenFull, Wish,
 };
 
 #[test]
@@ -102,6 +110,8 @@ struct Told {
     prefix: String,
     /// By the names they came with.
     requests: BTreeMap<String, RequestId>,
+    /// By the words that got them.
+    locks: BTreeMap<String, u64>,
 }
 
 impl Story {
@@ -133,6 +143,10 @@ impl Story {
             ["count", client, service] => {
                 let (service, envelope) = (Blob::Slice(service.as_bytes()), Blob::Slice(b"back"));
                 self.step(Event::Count { conn: id(client), service, tag: 7, envelope });
+            }
+            ["match", place, who, ref words @ ..] => self.meet(Place::Match, place, who, words),
+            ["regulate", place, who, ref words @ ..] => {
+                self.meet(Place::Regulator, place, who, words);
             }
             ["drain"] => self.step(Event::Drain),
             ["show"] => self.show(),
@@ -191,6 +205,40 @@ impl Story {
             fair_key: Blob::Slice(fair_key.unwrap_or_default().as_bytes()),
             whole_replies: has("whole"),
         }));
+    }
+
+    fn meet(&mut self, place: Place, name: &str, who: &str, words: &[&str]) {
+        let (client, word_name) = who.split_once('/').expect("client/word");
+        let option = |key| words.iter().find_map(|word| word.strip_prefix(key));
+        let wish = |value: &str, waits| Wish {
+            value: Bytes::copy_from_slice(value.as_bytes()).into(),
+            label: Bytes::copy_from_slice(option("label=").unwrap_or_default().as_bytes()).into(),
+            timeout: option("timeout=").map_or(Span::MAX, |span| Span::from_millis(number(span))),
+            waits,
+        };
+        let lock = |name: &str| self.told.locks.get(name).copied().unwrap_or(77);
+        let word = match *words {
+            ["ask", value, ..] => MeetWord::Ask(Side::Ask, wish(value, true)),
+            ["ask_r", value, ..] => MeetWord::Ask(Side::AskR, wish(value, true)),
+            ["try_ask", value, ..] => MeetWord::Ask(Side::Ask, wish(value, false)),
+            ["try_ask_r", value, ..] => MeetWord::Ask(Side::AskR, wish(value, false)),
+            ["acquire", ..] => MeetWord::Ask(Side::Ask, wish("", true)),
+            ["try_acquire"] => MeetWord::Ask(Side::Ask, wish("", false)),
+            ["cancel", label] => MeetWord::Cancel(Blob::Slice(label.as_bytes())),
+            ["len"] => MeetWord::Len,
+            ["continue", name] => MeetWord::Continue(lock(name)),
+            ["done", name] => MeetWord::Done(lock(name), true),
+            ["failed", name] => MeetWord::Done(lock(name), false),
+            ["update", span] => MeetWord::Update(Span::from_millis(number(span))),
+            _ => panic!("not a word: {words:?}"),
+        };
+        self.step(Event::Meet {
+            conn: id(client),
+            principal: PrincipalId::ANONYMOUS,
+            tag: 1_000 + number(&word_name[1..]) as u64,
+            envelope: Blob::Slice(word_name.as_bytes()),
+            word: Meet { place, name: Blob::Slice(name.as_bytes()), word },
+        });
     }
 
     fn show(&mut self) {
@@ -264,6 +312,14 @@ impl Out for Told {
                 assert_eq!((tag, envelope), (7, &b"back"[..]));
                 format!("count {} {workers}", name(to))
             }
+            Effect::Met { to, tag, envelope, answer } => {
+                self.check_tag(tag, envelope);
+                let word = text(envelope);
+                if let Met::Run { lock, .. } = answer {
+                    self.locks.insert(word.to_string(), lock);
+                }
+                format!("met {}/{word} {}", name(to), met(&answer))
+            }
             Effect::Expel { to, why } => format!("expel {} {why:?}", name(to)),
             Effect::Pause { to } => format!("pause {}", name(to)),
             Effect::Resume { to } => format!("resume {}", name(to)),
@@ -284,6 +340,30 @@ impl Told {
     }
 }
 
+fn met(answer: &Met<'_>) -> String {
+    let times = |relative: &Span, sojourn: &Span| {
+        format!("relative {} sojourn {}", relative.as_millis(), sojourn.as_millis())
+    };
+    match answer {
+        Met::Go { value, relative, sojourn } => {
+            let value = String::from_utf8_lossy(value.as_slice());
+            format!("go {value:?} {}", times(relative, sojourn))
+        }
+        Met::Run { relative, sojourn, .. } => format!("run {}", times(relative, sojourn)),
+        Met::Drop { reason, sojourn } => {
+            format!("drop {} sojourn {}", reason.as_str(), sojourn.as_millis())
+        }
+        Met::Retry => "retry".into(),
+        Met::Cancelled => "cancelled".into(),
+        Met::Number(n) => format!("number {n}"),
+        Met::Len(a, b) => format!("len {a} {b}"),
+        Met::Done => "done".into(),
+        Met::Stop => "stop".into(),
+        Met::NoPlace => "no place".into(),
+        Met::NoLock => "no lock".into(),
+    }
+}
+
 /// `c3` and `w3` are different connections.
 fn id(name: &str) -> ConnId {
     let (kind, n) = name.split_at(1);
@@ -299,6 +379,11 @@ fn config(words: &[&str]) -> Config {
     for word in words {
         let (key, value) = word.split_once('=').expect("key=value");
         let value = number(value);
+        if let Some((place, key)) = key.split_once('/').filter(|_| key.contains(':')) {
+            let (name, key) = key.split_once(':').expect("place/name:key");
+            set_place(&mut config.meetings, place, name, key, value);
+            continue;
+        }
         match key.rsplit_once(':') {
             None => match key {
                 "services_max" => config.services_max = value as usize,
@@ -317,6 +402,35 @@ fn config(words: &[&str]) -> Config {
         }
     }
     config
+}
+
+fn set_place(rules: &mut MeetingRules, place: &str, name: &str, key: &str, value: i64) {
+    let name: Box<[u8]> = name.as_bytes().into();
+    let nothing = RegulatorRules { line: SideRules::default(), valve: ValveConfig::limit(1) };
+    let side = match place {
+        "match" => &mut rules.matches.entry(name).or_default().ask,
+        "match_r" => &mut rules.matches.entry(name).or_default().ask_r,
+        "regulator" => {
+            let regulator = rules.regulators.entry(name).or_insert(nothing);
+            match key {
+                "max" => regulator.valve = ValveConfig::limit(value as usize),
+                "rate" => regulator.valve = ValveConfig::rate(value as usize, Span::from_secs(1)),
+                _ => {}
+            }
+            &mut regulator.line
+        }
+        _ => panic!("no such place: {place}"),
+    };
+    match key {
+        "give_up" => side.queue = QueueConfig::timeout(Span::from_millis(value)),
+        "codel" => {
+            side.queue = QueueConfig::codel(Span::from_millis(value), Span::from_millis(100))
+        }
+        "queue_max" => side.queue.max = value as usize,
+        "bytes" => side.bytes = value as u64,
+        "max" | "rate" => {}
+        _ => panic!("no such key: {key}"),
+    }
 }
 
 fn set(config: &mut ServiceConfig, key: &str, value: i64) {

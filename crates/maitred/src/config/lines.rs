@@ -288,7 +288,7 @@ fn validate(config: &ServiceConfig) -> Result<(), (&'static str, String)> {
 }
 
 impl ValveFile {
-    fn rules(&self) -> Option<ValveRules> {
+    pub(super) fn rules(&self) -> Option<ValveRules> {
         let span = |lasting: Option<Lasting>, default| lasting.map_or(default, |Lasting(s)| s);
         let (valve, refuse) = match *self {
             ValveFile::Off {} => return None,

@@ -86,7 +86,10 @@ pub(super) fn settings(
             return Err(fault("service", "must have from 1 to 255 octets"));
         }
         if is_reserved(one.service.as_bytes()) {
-            return Err(fault("service", "must not begin with mmi., which is the broker's own"));
+            return Err(fault(
+                "service",
+                "must not begin with mmi. or maitred., which are the broker's own",
+            ));
         }
         let pair = pair(&one);
         if !(Span::from_millis(10)..=Span::from_millis(3_600_000)).contains(&pair.heartbeat) {
