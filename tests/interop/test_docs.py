@@ -72,6 +72,28 @@ def test_the_paranoid_pirate_page_serves_a_python_user(start, tmp_path):
     assert (done.returncode, done.stdout) == (0, b"HELLO\n"), done.stderr
 
 
+def test_the_match_page_lets_two_programs_meet(start, tmp_path):
+    """Its places as they are declared there, its program twice, and what the page says it prints."""
+    text = (ROOT / "docs/match.md").read_text()
+    (places,) = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
+    broker = start(places)
+    path = program("docs/match.md", "meet.py", broker, tmp_path)
+    shown = re.findall(r'^\$ python3 meet.py (\w+) "(.*)"\n(.*)$', text, re.M)
+    assert [word for word, _, _ in shown] == ["ask", "ask_r"]
+    running = [
+        subprocess.Popen([sys.executable, path, word, value], stdout=subprocess.PIPE, text=True)
+        for word, value, _ in shown
+    ]
+    try:
+        for (_, _, printed), one in zip(shown, running):
+            assert one.communicate(timeout=20)[0] == printed + "\n"
+            assert one.returncode == 0
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
+
+
 def test_the_readme_serves_a_python_user(broker, tmp_path):
     python(broker, program("docs/mdp.md", "worker.py", broker, tmp_path))
     broker.wait_workers("upper", 1)

@@ -7,7 +7,7 @@
 //!
 //! | command | |
 //! |---|---|
-//! | `house key=n …` | a new house; everything else is default; `shards=n`, `pair=service` |
+//! | `house key=n …` | a new house; everything else is default; `shards=n`, `pair=service`, `match=name`, `regulator/name=n` |
 //! | `@T …` | moves the time to T, with every tick on the way |
 //! | `open c1 …` | `REQ`, `3.0`, `pongs`, `majortomo`, `from=IP`, `shard=n`, `silent` |
 //! | `open c1 front=n …`, `back=n` | at an end of the n-th pair |
@@ -33,7 +33,8 @@ use super::house::{House, Seen};
 use super::peer::{Heard, command, message, show};
 use crate::{Dialect, Note, Outcome, Pair, ShardConfig, Speaks, home_of};
 use bytes::Bytes;
-use engine::{ConnId, Span, Time};
+use engine::{ConnId, MatchRules, RegulatorRules, SideRules, Span, Time};
+use matching::ValveConfig;
 
 #[test]
 fn transcripts() {
@@ -380,6 +381,16 @@ fn set_all(config: &mut ShardConfig, keys: &[&str]) -> u8 {
             let service = Bytes::copy_from_slice(value.as_bytes());
             let heartbeat = Span::from_millis(1_000);
             config.pairs.push(Pair { service, heartbeat, liveness: 3 });
+            continue;
+        }
+        if let Some(name) = key.strip_prefix("regulator/") {
+            let valve = ValveConfig::limit(number(value) as usize);
+            let rules = RegulatorRules { line: SideRules::default(), valve };
+            config.engine.meetings.regulators.insert(name.as_bytes().into(), rules);
+            continue;
+        }
+        if key == "match" {
+            config.engine.meetings.matches.insert(value.as_bytes().into(), MatchRules::default());
             continue;
         }
         let value = number(value);
