@@ -6,6 +6,7 @@
 
 mod curve;
 mod loads;
+mod matching;
 mod peer;
 mod process;
 mod report;
@@ -22,7 +23,7 @@ use report::Report;
 /// The loads, by the names `maitred bench` knows.
 const LOADS: [&str; 5] = ["e1", "e2", "e3", "e4", "e5"];
 /// What else is measured.
-const ROOMS: [&str; 4] = ["latency", "memory", "idle", "curve"];
+const ROOMS: [&str; 5] = ["latency", "memory", "idle", "matching", "curve"];
 
 /// Measures what `args` name, by default all.
 ///
@@ -43,8 +44,15 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
     let wanted = |name: &str| all || args.iter().any(|arg| arg == name);
 
-    let programs = build()?;
     let mut report = Report::start();
+    if wanted("matching") {
+        matching::run(&mut report)?;
+    }
+    if !all && args.iter().all(|arg| arg == "matching") {
+        println!("{}", report.finish());
+        return Ok(());
+    }
+    let programs = build()?;
     let loads: Vec<&str> = LOADS.into_iter().filter(|name| wanted(name)).collect();
     loads::run(&programs, &loads, &mut report)?;
     if wanted("latency") {

@@ -38,6 +38,8 @@ mod guard;
 
 mod engine;
 
+mod service;
+
 mod stats;
 
 mod wheel;
@@ -50,7 +52,7 @@ mod ids;
 mod tests;
 
 pub use blob::Blob;
-pub use config::{Config, ServiceConfig};
+pub use config::{AlarmRules, AtBound, Config, Fair, FairBy, ServiceConfig, ValveRules};
 pub use effect::{Effect, Expulsion, Out, Reason};
 #[cfg(feature = "planted")]
 pub use engine::Planted;

@@ -12,9 +12,11 @@ use engine::{ServiceConfig, Span};
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use sessions::{Dialect, ShardConfig};
 
+mod lines;
 mod ppp;
 mod security;
 
+use lines::Rules;
 pub(crate) use ppp::Queue;
 pub(crate) use security::{Mechanism, Tokens};
 
@@ -80,18 +82,6 @@ struct LimitsFile {
     services: Option<usize>,
     concurrency: Option<u32>,
     service_idle: Option<Lasting>,
-}
-
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Rules {
-    max_deliveries: Option<u32>,
-    queue_max: Option<usize>,
-    queue_bytes: Option<Size>,
-    give_up: Option<Lasting>,
-    aim: Option<Lasting>,
-    execution_limit: Option<Lasting>,
-    answer_refusals: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, serde::Deserialize)]
@@ -304,15 +294,15 @@ impl Settings {
     }
 }
 
-/// Reads the text of a file that errors call `name`; other files are named from `base`.
+/// Reads the text of a file that errors call `name`; other files are named from `home`.
 fn read(
     name: &str,
     text: &str,
-    base: &Path,
+    home: &Path,
     overrides: &Overrides,
 ) -> Result<Settings, ConfigError> {
     let file = parse(name, text)?;
-    settings(file, base, overrides).map_err(|Fault { key, message }| {
+    settings(file, home, overrides).map_err(|Fault { key, message }| {
         let place = match line_of(text, &key) {
             Some(line) => format!("{name}:{line}"),
             None => name.to_owned(),
@@ -377,7 +367,7 @@ fn parse(name: &str, text: &str) -> Result<File, ConfigError> {
     })
 }
 
-fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settings, Fault> {
+fn settings(mut file: File, home: &Path, overrides: &Overrides) -> Result<Settings, Fault> {
     let mut shard = ShardConfig::default();
     let limits = &file.limits;
     set_size(&mut shard.zmtp.frame_bytes_max, limits.frame_bytes);
@@ -395,11 +385,14 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
     set_span(&mut shard.engine.service_idle, limits.service_idle);
     set_span(&mut shard.heartbeat, file.mdp.heartbeat);
     set(&mut shard.liveness, file.mdp.liveness);
-    shard.engine.defaults = rules(ServiceConfig::default(), &file.defaults);
+    let mut base = ServiceConfig::default();
+    set_span(&mut base.aim, overrides.aim);
+    set_span(&mut base.give_up, overrides.give_up);
+    shard.engine.defaults = rules(base, &file.defaults, &["defaults"])?;
     set_span(&mut shard.engine.defaults.aim, overrides.aim);
     set_span(&mut shard.engine.defaults.give_up, overrides.give_up);
     for (name, own) in &file.services {
-        let config = rules(shard.engine.defaults, own);
+        let config = rules(shard.engine.defaults, own, &["services", name])?;
         match name.strip_suffix('*') {
             Some(prefix) => shard.engine.by_prefix.push((prefix.as_bytes().into(), config)),
             None => {
@@ -407,7 +400,7 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
             }
         }
     }
-    check(&shard, &file.services)?;
+    check(&shard)?;
     let mechanism = file.security.mechanism;
     let mdp = endpoints(&file.mdp, mechanism, overrides)?;
     let taken: Vec<&Endpoint> = mdp.iter().map(|(endpoint, ..)| endpoint).collect();
@@ -417,7 +410,7 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
     let ppp = ppp::settings(file.paranoid_pirate, &taken, &file.services, &mut shard)?;
     let used = mdp.iter().map(|(_, mechanism, _)| *mechanism);
     let used: Vec<Mechanism> = used.chain(ppp.iter().map(|queue| queue.mechanism)).collect();
-    let tokens = security::settings(&file.security, &file.principals, base, &used, &mut shard)?;
+    let tokens = security::settings(&file.security, &file.principals, home, &used, &mut shard)?;
     let http = overrides.http.clone().or(file.http.listen).unwrap_or("127.0.0.1:8080".into());
     let http = (http != "off").then(|| http.trim_start_matches("http://").to_owned());
     if let Some(token) = &file.http.token
@@ -480,7 +473,7 @@ fn endpoints(
     Ok(endpoints)
 }
 
-fn rules(base: ServiceConfig, own: &Rules) -> ServiceConfig {
+fn rules(base: ServiceConfig, own: &Rules, table: &[&str]) -> Result<ServiceConfig, Fault> {
     let mut config = base;
     set(&mut config.max_deliveries, own.max_deliveries);
     set(&mut config.queue_max, own.queue_max);
@@ -489,11 +482,14 @@ fn rules(base: ServiceConfig, own: &Rules) -> ServiceConfig {
     set_span(&mut config.aim, own.aim);
     set_span(&mut config.execution_limit, own.execution_limit);
     set(&mut config.answer_refusals, own.answer_refusals);
-    config
+    check_rules(table, &config)?;
+    let applied = own.apply(&mut config);
+    applied.map_err(|(key, message)| Fault::new(&[table, &[key]].concat(), &message))?;
+    Ok(config)
 }
 
 /// Values that parse but make no broker.
-fn check(shard: &ShardConfig, services: &BTreeMap<String, Rules>) -> Result<(), Fault> {
+fn check(shard: &ShardConfig) -> Result<(), Fault> {
     let (shortest, longest) = (Span::from_millis(10), Span::from_millis(3_600_000));
     let lasting = |span: Span| (shortest..=longest).contains(&span);
     let (zmtp, limits, engine) = (&shard.zmtp, &shard.limits, &shard.engine);
@@ -517,12 +513,7 @@ fn check(shard: &ShardConfig, services: &BTreeMap<String, Rules>) -> Result<(), 
     if let Some((_, key, expected)) = checks.iter().find(|(holds, ..)| !holds) {
         return Err(Fault::new(key, expected));
     }
-    check_rules(&["defaults"], &shard.engine.defaults)?;
-    for name in services.keys() {
-        let config = shard.engine.service(name.trim_end_matches('*').as_bytes());
-        check_rules(&["services", name], &config)?;
-    }
-    Ok(())
+    check_rules(&["defaults"], &shard.engine.defaults)
 }
 
 fn check_rules(table: &[&str], config: &ServiceConfig) -> Result<(), Fault> {
@@ -588,6 +579,40 @@ mod tests {
             ),
             ("[[mdp.listen]]\nendpoint = \"tcp://x\"", "m.toml:2: \"tcp://x\" has no port"),
             ("[http]\ntoken = \"abc\"", "m.toml:2: http.token is too short"),
+            ("[defaults]\ndiscipline = \"codel\"\ntarget = \"5ms\"", "accepted"),
+            ("[services.x]\nvalve = { kind = \"rate\", limit = 9, interval = \"1s\" }", "accepted"),
+            (
+                "[services.x]\nvalve = { kind = \"breaker\" }\nfair = \"header\"\nkeep = 2",
+                "accepted",
+            ),
+            (
+                "[services.x]\naim = \"5ms\"\norder = \"adaptive\"\nworkers = \"most_recent\"",
+                "accepted",
+            ),
+            (
+                "[services.x]\nalarm = { wait = \"1s\", lasting = \"9s\" }\nprotect = { target = \"1s\" }",
+                "accepted",
+            ),
+            (
+                "[services.x]\n\ndiscipline = \"codel\"",
+                "m.toml:3: services.x.discipline = \"codel\" needs a target",
+            ),
+            ("[defaults]\ntarget = \"5ms\"", "m.toml:2: defaults.target counts only with"),
+            (
+                "[defaults]\ndiscipline = \"aim\"",
+                "m.toml:2: defaults.discipline = \"aim\" needs an aim",
+            ),
+            ("[defaults]\nkeep = 1\norder = \"random\"", "m.toml:3: unknown variant `random`"),
+            ("[defaults]\nkeep = 1\nkeap = 1", "m.toml:3: unknown field `keap`"),
+            (
+                "[services.x]\nvalve = { kind = \"concurrency\", max = 0 }",
+                "m.toml:2: services.x.valve with a max of 0 lets nobody through",
+            ),
+            ("[services.x]\nkeep = 1\nvalve = { kind = \"concurrency\", mux = 1 }", "m.toml:3: "),
+            (
+                "[services.x]\naim = \"5ms\"\ngive_up = \"1ms\"",
+                "m.toml:2: services.x.aim makes no line",
+            ),
         ];
         for (text, expected) in cases {
             let got = refusal(text);

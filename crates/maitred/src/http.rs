@@ -30,6 +30,9 @@ use crate::view::{Services, Snapshot, Workers};
 /// How long a call without `?timeout=` may take.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What a caller calls itself where callers take turns (`fair = "header"`).
+const FAIR_KEY: &str = "maitred-fair-key";
+
 /// Services listed without `?limit=`.
 const LISTED: usize = 1_000;
 
@@ -304,6 +307,7 @@ async fn call(
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
     Query(options): Query<CallOptions>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let timeout = match options.timeout.as_deref().map(str::parse::<Lasting>) {
@@ -317,8 +321,15 @@ async fn call(
     zmtp::put_frame(&mut frames, false, &body);
     let (answer, outcome) = oneshot::channel();
     let ticket = house.tickets.fetch_add(1, Ordering::Relaxed);
-    let (service, body) = (Bytes::from(name), frames.into());
-    let call = Command::Call { who, ticket, service, body, answer };
+    let fair_key = headers.get(FAIR_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
+    let call = Command::Call {
+        who,
+        ticket,
+        service: Bytes::from(name),
+        body: frames.into(),
+        fair_key: Bytes::copy_from_slice(fair_key),
+        answer,
+    };
     house.inbox.send(call).map_err(|_| Refusal::stopping())?;
     let line = Line { house: &house, ticket, answered: false };
     let outcome = tokio::time::timeout(timeout, outcome).await;

@@ -17,7 +17,14 @@ pub(crate) type Who = Arc<str>;
 /// What other threads may ask of the reactor.
 pub(crate) enum Command {
     /// Calls a service; `ticket` names the call for [`Command::HangUp`].
-    Call { who: Who, ticket: u64, service: Bytes, body: Bytes, answer: oneshot::Sender<Outcome> },
+    Call {
+        who: Who,
+        ticket: u64,
+        service: Bytes,
+        body: Bytes,
+        fair_key: Bytes,
+        answer: oneshot::Sender<Outcome>,
+    },
     /// Whoever asked no longer waits.
     HangUp { ticket: u64 },
     /// A picture of everything.

@@ -138,11 +138,21 @@ fn encode_principals(
 
 fn encode_services(services: &[Service], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     type Read = fn(&Service) -> u64;
-    let gauges: [(&str, &str, Read); 4] = [
+    let gauges: [(&str, &str, Read); 8] = [
         ("maitred_service_workers", "Workers", |s| u64::from(s.workers)),
         ("maitred_service_offers", "Offers waiting", |s| s.offers as u64),
         ("maitred_service_queue_length", "Requests waiting", |s| s.waiting as u64),
         ("maitred_service_leased", "Requests held by workers", |s| u64::from(s.leased)),
+        ("maitred_service_shedding", "1 while load is shed for the wait", |s| {
+            u64::from(s.shedding)
+        }),
+        ("maitred_service_shut", "1 while the valve lets nobody through", |s| {
+            u64::from(s.shut == Some(true))
+        }),
+        ("maitred_service_refused_percent", "Chance of a newcomer to be refused", |s| {
+            s.refused_percent.unwrap_or(0.0).round() as u64
+        }),
+        ("maitred_service_alarm", "1 while the alarm is raised", |s| u64::from(s.alarmed)),
     ];
     for (name, help, read) in gauges {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -152,10 +162,9 @@ fn encode_services(services: &[Service], encoder: &mut DescriptorEncoder<'_>) ->
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
         }
     }
-    let counters: [(&str, &str, Read); 4] = [
+    let counters: [(&str, &str, Read); 3] = [
         ("maitred_service_requests", "Requests taken", |s| s.requests),
         ("maitred_service_replies", "Requests answered", |s| s.replies),
-        ("maitred_service_refusals", "Requests refused", |s| s.refusals),
         ("maitred_service_redeliveries", "Requests given to another worker", |s| s.redeliveries),
     ];
     for (name, help, read) in counters {
@@ -164,6 +173,28 @@ fn encode_services(services: &[Service], encoder: &mut DescriptorEncoder<'_>) ->
             let labels = [("service", service.name.as_str())];
             ConstCounter::new(read(service)).encode(family.encode_family(&labels)?)?;
         }
+    }
+    let name = "maitred_service_refusals";
+    let help = "Requests refused, by reason";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for service in services.iter() {
+        // Every service has the two most likely, so that they can be watched before they occur.
+        let mut counts = service.refusals_by_reason.clone();
+        for reason in ["overload", "expired"] {
+            counts.entry(reason.to_owned()).or_default();
+        }
+        for (reason, count) in &counts {
+            let labels = [("service", service.name.as_str()), ("reason", reason.as_str())];
+            ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let help = "How the line of requests is kept";
+    let name = "maitred_service_discipline";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for service in services.iter() {
+        let labels =
+            [("service", service.name.as_str()), ("discipline", service.discipline.as_str())];
+        ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }

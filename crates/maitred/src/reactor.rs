@@ -457,9 +457,9 @@ impl Reactor {
 
     fn obey(&mut self, now: Time, command: Command) {
         match command {
-            Command::Call { who, ticket, service, body, answer } => {
+            Command::Call { who, ticket, service, body, fair_key, answer } => {
                 let principal = self.shard.engine().principal(&who).unwrap_or_default();
-                let id = self.shard.call(now, Call { principal, service, body });
+                let id = self.shard.call(now, Call { principal, service, body, fair_key });
                 self.calls.insert(id, (ticket, answer));
                 self.call_by_ticket.insert(ticket, id);
             }
@@ -550,6 +550,14 @@ impl Reactor {
                 ),
                 Note::Garbage(id, why) => {
                     tracing::warn!(conn = ?id, why, "a message that makes no sense");
+                }
+                Note::Alarm(service, true, oldest) => tracing::warn!(
+                    service = %view::show(&service),
+                    oldest_ms = oldest.as_millis(),
+                    "alarm: requests wait too long"
+                ),
+                Note::Alarm(service, false, _) => {
+                    tracing::info!(service = %view::show(&service), "alarm ended");
                 }
                 Note::Drained => {
                     tracing::info!("drained: the last request ended");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use engine::{ConnId, Histogram, Span, Stats, Time, Usage};
+use engine::{ConnId, Histogram, REASONS, Span, Stats, Time, Usage};
 use serde::{Deserialize, Serialize};
 use sessions::{Counters, PROTOCOLS, Shard};
 
@@ -56,7 +56,19 @@ pub(crate) struct Service {
     pub(crate) requests: u64,
     pub(crate) replies: u64,
     pub(crate) refusals: u64,
+    /// The same by reason; only those that occurred.
+    pub(crate) refusals_by_reason: BTreeMap<String, u64>,
     pub(crate) redeliveries: u64,
+    /// How the line is kept: `drop`, `timeout`, `aim` or `codel`.
+    pub(crate) discipline: String,
+    /// Requests are dropped because others wait too long.
+    pub(crate) shedding: bool,
+    /// Whether its valve lets nobody through; `null` without a valve.
+    pub(crate) shut: Option<bool>,
+    /// Chance in percent with which its guard refuses a newcomer.
+    pub(crate) refused_percent: Option<f64>,
+    /// Its alarm is raised.
+    pub(crate) alarmed: bool,
     /// Upper bounds in microseconds of the time from arrival to a worker.
     pub(crate) sojourn_p50_us: Option<u64>,
     pub(crate) sojourn_p99_us: Option<u64>,
@@ -149,7 +161,13 @@ pub(crate) fn services(shard: &Shard, now: Time, limit: usize) -> Vec<Service> {
             leased: service.leased,
             requests: service.requests,
             replies: service.replies,
-            refusals: service.refusals,
+            refusals: service.refusals.iter().sum(),
+            refusals_by_reason: by_reason(service.refusals),
+            discipline: service.discipline.to_owned(),
+            shedding: service.shedding,
+            shut: service.shut,
+            refused_percent: service.refused_percent,
+            alarmed: service.alarmed,
             redeliveries: service.redeliveries,
             sojourn_p50_us: percentile(service.sojourn, 50),
             sojourn_p99_us: percentile(service.sojourn, 99),
@@ -183,6 +201,11 @@ pub(crate) fn speakers(shard: &Shard) -> BTreeMap<&'static str, u64> {
 fn protocol_of(shard: &Shard, conn: ConnId) -> String {
     let speaks = shard.connection(conn).and_then(|conn| conn.serves_in);
     speaks.unwrap_or("-").to_owned()
+}
+
+fn by_reason(refusals: [u64; REASONS.len()]) -> BTreeMap<String, u64> {
+    let named = REASONS.iter().zip(refusals).filter(|(_, count)| *count > 0);
+    named.map(|(reason, count)| (reason.as_str().to_owned(), count)).collect()
 }
 
 /// Every worker, by service and age.

@@ -97,8 +97,21 @@ pub enum Note {
     Denied(ConnId, Option<SocketAddr>, PrincipalId, Bytes),
     /// A message made no sense.
     Garbage(ConnId, &'static str),
+    /// A service's alarm changes: its name, whether it is raised, how long the oldest request waits.
+    Alarm(Bytes, bool, Span),
     /// The last request ended after a drain began.
     Drained,
+}
+
+impl Note {
+    /// What the house hears of an effect that is for nobody in particular.
+    fn from_effect(effect: &Effect<'_>) -> Option<Note> {
+        if let Effect::Alarm { service, raised, oldest } = effect {
+            Some(Note::Alarm(Bytes::copy_from_slice(service), *raised, *oldest))
+        } else {
+            matches!(effect, Effect::Drained).then_some(Note::Drained)
+        }
+    }
 }
 
 /// What crosses from one shard to another.
@@ -162,7 +175,7 @@ impl Cross {
             Effect::Expel { to, why } => Cross::Expel(to, term, why),
             Effect::Pause { to } => Cross::Pause(to, home),
             Effect::Resume { to } => Cross::Resume(to, home),
-            Effect::Drained => return None,
+            Effect::Alarm { .. } | Effect::Drained => return None,
         })
     }
 
@@ -649,7 +662,7 @@ impl Floor {
                     }
                 }
             }
-            Effect::Drained => {}
+            Effect::Alarm { .. } | Effect::Drained => {}
         }
     }
 
@@ -670,7 +683,7 @@ impl Out for Floor {
     #[inline]
     fn emit(&mut self, effect: Effect<'_>) {
         let Some(to) = effect.to() else {
-            return self.notes.push(Note::Drained);
+            return self.notes.extend(Note::from_effect(&effect));
         };
         if to.shard() != self.me {
             if let Effect::Pause { to } = effect {

@@ -20,7 +20,7 @@ use crate::LARGE_BODY;
 use crate::config::{Dialect, ShardConfig, Speaks};
 use crate::door::Credentials;
 use crate::floor::{CloseReason, Cross, Floor, Note, Outcome};
-use crate::mdp::{self, Mmi, Tag, Version, Word, WorkerWord};
+use crate::mdp::{self, FAILED, Mmi, Tag, Version, Word, WorkerWord};
 use crate::outbox::Outbox;
 use crate::tongue::{Asker, Tongue};
 use crate::wire::{Role, Serving, Wire};
@@ -81,6 +81,8 @@ pub struct Call {
     pub service: Bytes,
     /// The frames of the body as they stand on a ZMTP wire; at least one.
     pub body: Bytes,
+    /// What the caller calls itself in a fair line; may be empty.
+    pub fair_key: Bytes,
 }
 
 /// One connection, for people.
@@ -329,12 +331,15 @@ impl Shard {
             self.on_mmi(now, id, &call.service, last, tag, &[]);
         } else {
             let home = self.home_of(&call.service);
+            let first = zmtp::raw_frames(&call.body).next().map_or(&b""[..], |(_, frame)| frame);
             let event = Event::Request(Request {
                 conn: id,
                 principal: call.principal,
                 service: Blob::Shared(call.service),
                 tag: tag.pack(),
-                payload: call.body,
+                first_frame: Blob::Slice(first),
+                fair_key: Blob::Shared(call.fair_key),
+                payload: call.body.clone(),
                 envelope: 0,
                 body_at: 0,
                 since: now,
@@ -791,6 +796,7 @@ impl Shard {
         wire.in_flight += 1;
         let principal = wire.principal;
         let stack = message.raw_between(0, stack);
+        let first_frame = message.frame(body).unwrap_or_default();
         let (payload, envelope, body_at) = match whole {
             Some(whole) => (whole.clone(), stack.len(), message.raw_from_offset(body)),
             None => {
@@ -813,6 +819,8 @@ impl Shard {
             since: now,
             when_full: WhenFull::Pause,
             needs_workers: false,
+            first_frame: Blob::Slice(first_frame),
+            fair_key: Blob::Slice(b""),
             whole_replies: asker.takes_only_whole(),
         });
         self.route(now, id, home, request);
@@ -876,6 +884,7 @@ impl Shard {
             (Role::Serving(serving), WorkerWord::Reply { request, body, last }) => {
                 serving.last_word = now;
                 serving.held -= u32::from(last && serving.held > 0);
+                let failed = message.frame(body) == Some(FAILED);
                 let home = serving.home;
                 let body = match whole {
                     Some(whole) => Blob::Shared(whole.slice(message.raw_from_offset(body)..)),
@@ -885,7 +894,7 @@ impl Shard {
                     self.send_away(now, id, "a reply without a valid address");
                     return;
                 };
-                let reply = Event::Reply { conn: id, request, body, last };
+                let reply = Event::Reply { conn: id, request, body, last, failed };
                 self.route(now, id, home, reply);
             }
             (Role::Serving(serving), WorkerWord::Heartbeat) => serving.last_word = now,

@@ -663,8 +663,12 @@ impl<'a> World<'a> {
         let frames = self.ledger.open(LOCAL, service, Vec::new(), None, false);
         let mut body = Vec::new();
         put_message(&mut body, &frames);
-        let service = Bytes::from_static(SERVICES[service]);
-        let call = Call { principal: engine::PrincipalId::HOUSE, service, body: body.into() };
+        let call = Call {
+            principal: engine::PrincipalId::HOUSE,
+            service: Bytes::from_static(SERVICES[service]),
+            body: body.into(),
+            fair_key: Bytes::new(),
+        };
         let id = self.shards[shard].call(self.now, call);
         self.calls.insert(id, Some(request));
         self.turn(shard)

@@ -194,6 +194,8 @@ impl<'a> Stage<'a> {
             since: self.now,
             when_full: if ask.refuse_when_full { WhenFull::Refuse } else { WhenFull::Pause },
             needs_workers: ask.needs_workers,
+            first_frame: Blob::Slice(b""),
+            fair_key: Blob::Slice(b""),
             whole_replies: ask.whole_replies,
         });
         self.peers[peer].held_back = None;
@@ -253,7 +255,7 @@ impl<'a> Stage<'a> {
         self.model.reply(self.now, conn, number, self.next_part, last);
         let body = self.next_part.to_le_bytes();
         let body = Blob::Slice(&body);
-        self.step("reply", Event::Reply { conn, request, body, last }).map(drop)
+        self.step("reply", Event::Reply { conn, request, body, last, failed: false }).map(drop)
     }
 
     fn withdraw(&mut self, peer: usize) -> Result<(), Violation> {
@@ -520,6 +522,9 @@ impl Out for Recorder {
             Effect::Expel { to, why: reason } => Told::Expel { to, why: why(reason) },
             Effect::Pause { to } => Told::Pause { to },
             Effect::Resume { to } => Told::Resume { to },
+            Effect::Alarm { service, .. } => {
+                return self.broken.push(format!("an alarm of {service:?} nobody wished"));
+            }
             Effect::Drained => Told::Drained,
         };
         self.told.push(told);
@@ -604,8 +609,6 @@ fn blame(must: &[Told], has: &[Told]) -> &'static str {
 
 fn some_config(rng: &mut Rng, ties: bool) -> Config {
     let service = |rng: &mut Rng| ServiceConfig {
-        // The model knows only lines that shed nobody for the wait of others.
-        aim: Span::MAX,
         max_deliveries: rng.pick(&[1, 2, 3, 3, 9]),
         queue_max: rng.pick(&[0, 1, 2, 5, 20, 1_000]),
         queue_bytes: rng.pick(&[64, 300, 2_000, 1 << 30]),
@@ -620,6 +623,8 @@ fn some_config(rng: &mut Rng, ties: bool) -> Config {
             Span::from_millis(rng.between(1, 800))
         },
         answer_refusals: rng.chance(50),
+        // The model knows only lines that shed nobody for the wait of others, and no valves.
+        ..ServiceConfig::default()
     };
     let mut config = Config { defaults: service(rng), ..Config::default() };
     config.by_name.insert(NAMES[0].into(), service(rng));

@@ -28,6 +28,7 @@ impl Out for Seen {
             | Effect::Count { .. }
             | Effect::Pause { .. }
             | Effect::Resume { .. }
+            | Effect::Alarm { .. }
             | Effect::Drained => {}
         }
     }
@@ -67,6 +68,8 @@ impl House {
             since: self.now,
             when_full: WhenFull::Refuse,
             needs_workers: false,
+            first_frame: Blob::Slice(b""),
+            fair_key: Blob::Slice(b""),
             whole_replies: true,
         }));
         self.seen.told.pop()
@@ -193,7 +196,13 @@ fn what_is_in_the_house_is_bounded_until_it_ends() {
     assert_eq!(house.ask(ann, "a", 0), overload(), "held by a worker, it still counts");
     let request = house.seen.delivered[0];
     let body = Blob::Slice(b"");
-    house.step(Event::Reply { conn: ConnId::new(0, 2, 0), request, body, last: true });
+    house.step(Event::Reply {
+        conn: ConnId::new(0, 2, 0),
+        request,
+        body,
+        last: true,
+        failed: false,
+    });
     assert_eq!(house.ask(ann, "a", 61), overload());
     assert_eq!(house.ask(ann, "a", 60), None);
     // Its client leaves: what waits is gone, what is held ends with its worker.

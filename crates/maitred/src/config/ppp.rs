@@ -106,7 +106,7 @@ pub(super) fn settings(
                             leave out its queue_max";
                 return Err(fault("when_idle", text));
             }
-            let config = ServiceConfig { queue_max: 0, ..shard.engine.service(&pair.service) };
+            let config = ServiceConfig { queue_max: 0, ..*shard.engine.service(&pair.service) };
             shard.engine.by_name.insert(one.service.as_bytes().into(), config);
         }
         shard.pairs.push(pair);

@@ -76,7 +76,12 @@ impl Shard {
                     None => Blob::Slice(message.raw_from(body)),
                 };
                 let last = true;
-                self.route(now, id, home, Event::Reply { conn: id, request, body, last });
+                self.route(
+                    now,
+                    id,
+                    home,
+                    Event::Reply { conn: id, request, body, last, failed: false },
+                );
             }
             (Role::Serving(_), Word::Reply { request: None, .. }) => {
                 self.send_away(now, id, "a reply without a valid address");

@@ -116,8 +116,8 @@ impl House {
 
     pub(super) fn call(&mut self, shard: usize, service: &[u8], body: &[u8]) -> ConnId {
         let (service, body) = (Bytes::copy_from_slice(service), Bytes::copy_from_slice(body));
-        let id = self.shards[shard]
-            .call(self.now, Call { principal: PrincipalId::HOUSE, service, body });
+        let (principal, fair_key) = (PrincipalId::HOUSE, Bytes::new());
+        let id = self.shards[shard].call(self.now, Call { principal, service, body, fair_key });
         self.turn();
         id
     }
@@ -154,6 +154,7 @@ impl House {
                     | Note::WorkerDismissed(..)
                     | Note::Denied(..)
                     | Note::Garbage(..)
+                    | Note::Alarm(..)
                     | Note::Drained => Seen::Note(note),
                 });
             }

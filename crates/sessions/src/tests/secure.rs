@@ -166,6 +166,7 @@ impl House {
                 | Note::WorkerExpired(_)
                 | Note::WorkerDismissed(..)
                 | Note::Denied(..)
+                | Note::Alarm(..)
                 | Note::Garbage(..)
                 | Note::Drained => None,
             })

@@ -303,6 +303,9 @@ impl Story {
             Note::WorkerDismissed(id, why) => format!("{} dismissed for {why}", self.name(*id)),
             Note::Garbage(id, why) => format!("garbage of {}: {why}", self.name(*id)),
             Note::Drained => "drained".into(),
+            Note::Alarm(service, raised, _) => {
+                format!("note {} alarm {raised}", String::from_utf8_lossy(service))
+            }
             Note::Closed(..) => unreachable!("it was taken apart before"),
         }
     }

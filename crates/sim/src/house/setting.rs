@@ -2,7 +2,10 @@
 //!
 //! Swarm testing: each run lacks some kinds of faults and has others in plenty.
 
-use engine::{ServiceConfig, Span};
+use core::num::NonZero;
+
+use engine::{AlarmRules, AtBound, Fair, FairBy, ServiceConfig, Span, ValveRules};
+use matching::{Breaker, Codel, Gradient, Order, PieConfig, PieSide, Rule, ValveConfig};
 use sessions::{Bytes, Pair, ShardConfig};
 
 use super::SERVICES;
@@ -122,6 +125,7 @@ impl Setting {
                 Span::from_millis(rng.between(300, 3_000))
             },
             answer_refusals: answers_all || rng.chance(50),
+            ..if rng.chance(30) { kept_somehow(rng) } else { ServiceConfig::default() }
         };
         self.shard.engine.defaults = service(rng);
         self.shard.engine.by_name.clear();
@@ -140,5 +144,36 @@ impl Setting {
         for (most, name) in ledger.deliveries_max.iter_mut().zip(SERVICES) {
             *most = (*most).max(self.shard.engine.service(name).max_deliveries);
         }
+    }
+}
+
+/// Lines of every kind, valves and guards. Many rules stay what they are by default.
+fn kept_somehow(rng: &mut Rng) -> ServiceConfig {
+    let millis = |rng: &mut Rng, from, to| Span::from_millis(rng.between(from, to));
+    let rule = match rng.between(0, 5) {
+        0 => Rule::Open,
+        1 => Rule::Rate { limit: rng.pick(&[1, 5, 50]), interval: millis(rng, 10, 500) },
+        2 => Rule::Codel { target: millis(rng, 5, 200), interval: millis(rng, 50, 500) },
+        3 => Rule::Gradient(Gradient { start: 3, window: millis(rng, 50, 500), tolerance: 50 }),
+        _ => {
+            Rule::Breaker(Breaker { failures: 2, rest: millis(rng, 50, 500), ..Breaker::default() })
+        }
+    };
+    let valve = ValveConfig { min: 1, max: rng.pick(&[1, 3, 100]), rule };
+    let fair_by = rng.pick(&[FairBy::Connection, FairBy::FirstFrame, FairBy::Header]);
+    let flows = NonZero::new(rng.pick(&[1, 3, 1_024])).unwrap_or(NonZero::<u64>::MIN);
+    let codel = Codel { target: millis(rng, 1, 50), interval: millis(rng, 50, 500) };
+    let wait = millis(rng, 50, 1_000);
+    let side = PieSide { target: millis(rng, 10, 500), interval: millis(rng, 10, 500) };
+    ServiceConfig {
+        codel: rng.chance(20).then_some(codel),
+        order: rng.pick(&[Order::Fifo, Order::Fifo, Order::Lifo, Order::Adaptive]),
+        keep: rng.pick(&[0, 0, 2]),
+        when_full: rng.pick(&[AtBound::HoldBack, AtBound::HoldBack, AtBound::Refuse]),
+        fair: rng.chance(30).then_some(Fair { by: fair_by, flows }),
+        valve: rng.chance(30).then_some(ValveRules { valve, refuse: rng.chance(30) }),
+        protect: rng.chance(20).then_some(PieConfig { ask: side, ..PieConfig::default() }),
+        alarm: rng.chance(30).then_some(AlarmRules { wait, lasting: wait }),
+        ..ServiceConfig::default()
     }
 }

@@ -244,7 +244,7 @@ impl Model {
     pub(crate) fn configure(&mut self, now: Time, config: Config) {
         self.config = config;
         for (service, state) in &mut self.services {
-            state.config = self.config.service(self.names[*service]);
+            state.config = *self.config.service(self.names[*service]);
         }
         self.tick(now);
     }
@@ -304,7 +304,7 @@ impl Model {
             return false;
         }
         let config = self.config.service(self.names[service]);
-        self.services.insert(service, Service { config, ..Service::default() });
+        self.services.insert(service, Service { config: *config, ..Service::default() });
         true
     }
 
