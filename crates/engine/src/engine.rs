@@ -443,9 +443,7 @@ impl Engine {
         self.pump(now, key, out);
         let service = &mut self.services[key];
         if service.turns_away(now, draw) {
-            service.refuse(Reason::Overload);
-            self.refuse_new(&request, Reason::Overload, out);
-            return self.rest(now, key);
+            return self.turn_down(now, key, &request, Reason::Overload, out);
         }
         if service.is_at_bound(bytes) && !planted!(self, BoundIgnored) {
             let at_bound = service.config.when_full;
@@ -453,9 +451,7 @@ impl Engine {
             if at_bound == AtBound::DropOldest && self.drop_oldest(now, key, bytes, out) {
                 // There is room now.
             } else if refuses || bytes > self.services[key].config.queue_bytes {
-                self.services[key].refuse(Reason::QueueFull);
-                self.refuse_new(&request, Reason::QueueFull, out);
-                return self.rest(now, key);
+                return self.turn_down(now, key, &request, Reason::QueueFull, out);
             } else {
                 let service = &mut self.services[key];
                 service.paused.push_back((request.conn, bytes));
@@ -466,9 +462,7 @@ impl Engine {
             }
         }
         if !self.guard.has_room(now, request.principal, bytes) {
-            self.services[key].refuse(Reason::Overload);
-            self.refuse_new(&request, Reason::Overload, out);
-            return self.rest(now, key);
+            return self.turn_down(now, key, &request, Reason::Overload, out);
         }
         let flow = self.flow_of(key, &request);
         let service = &mut self.services[key];
@@ -989,6 +983,20 @@ impl Engine {
         self.stats.expulsions += 1;
         out.emit(Effect::Expel { to: id, why });
         self.withdraw_worker(now, id, out);
+    }
+
+    /// Refuses a request of a service that exists.
+    fn turn_down(
+        &mut self,
+        now: Time,
+        key: ServiceKey,
+        request: &Request<'_>,
+        reason: Reason,
+        out: &mut impl Out,
+    ) {
+        self.services[key].refuse(reason);
+        self.refuse_new(request, reason, out);
+        self.rest(now, key);
     }
 
     fn refuse_new(&mut self, request: &Request<'_>, reason: Reason, out: &mut impl Out) {
