@@ -49,9 +49,8 @@ impl House {
     }
 
     /// A new connection, through its handshake if `opening` is one.
-    pub fn open(&mut self, shard: usize, pongs: bool, opening: &[u8]) {
+    pub fn open(&mut self, shard: usize, dialect: Dialect, pongs: bool, opening: &[u8]) {
         let shard = shard % self.shards.len();
-        let dialect = Dialect { mdp02_service_frame: pongs, ..Dialect::default() };
         let remote = Some(([10, 0, 0, 1], 1).into());
         let Some(id) = self.shards[shard].open(self.now, dialect, remote) else { return };
         self.peers.push(id);

@@ -116,7 +116,7 @@ impl std::fmt::Debug for Worker {
 
 impl WorkerBuilder {
     /// The protocol to speak; MDP/0.2 by default, MDP/0.1 for brokers that know nothing else, and
-    /// [`Protocol::Ppp`] for the back end of a Paranoid Pirate queue. A worker of such a queue takes
+    /// [`Protocol::Ppp`] for the back end of a Paranoid Pirate queue. A worker of such a queue has
     /// one request at a time, is silent while it works, and comes back after 1 s, doubling to 32 s.
     pub fn protocol(mut self, protocol: Protocol) -> WorkerBuilder {
         self.protocol = protocol;
@@ -236,7 +236,8 @@ impl Request {
     /// Sends a partial reply; what the handler returns is the final one. Waits while the broker is
     /// slow to take them.
     ///
-    /// Over MDP/0.1 and Paranoid Pirate, which know none, partial replies are kept and joined to the final one.
+    /// Over MDP/0.1 and Paranoid Pirate, which know none, partial replies are kept and joined to
+    /// the final one.
     ///
     /// # Errors
     /// If the connection the request came on was lost, so that no reply can reach the client any

@@ -110,8 +110,8 @@ pub(crate) struct Door {
         value_name = "ENDPOINT"
     )]
     mdp: String,
-    /// Paranoid Pirate endpoint instead: a front end to call, a back end to serve. It stands for one
-    /// service, whatever SERVICE says
+    /// Paranoid Pirate endpoint instead: a front end to call, a back end to serve. It is one
+    /// service's, whatever SERVICE says
     #[arg(long, value_name = "ENDPOINT")]
     ppp: Option<String>,
     /// Public key of the broker, or a file that holds it: speak CURVE

@@ -1,7 +1,7 @@
 //! The words of Paranoid Pirate (RFC 6/PPP), read and written.
 //!
 //! Nothing in PPP says what a message is but its place and its length: what a worker says is a
-//! control word if it has one frame, and a reply if it has more. The text has octets for the control
+//! control word if it has one frame, and a reply if it has more. The text has octets for control
 //! words; the examples in Lua, C++, PHP, Tcl and C# have the words themselves. Which of the two a
 //! worker speaks shows in its READY, and it is answered in kind.
 //!

@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `house key=n …` | a new house; everything else is default; `shards=n`, `pair=service` |
 //! | `@T …` | moves the time to T, with every tick on the way |
-//! | `open c1 …` | `REQ`, `3.0`, `pongs`, `majortomo`, `from=IP`, `shard=n`, `silent`, `front=n`, `back=n` |
+//! | `open c1 …` | `REQ`, `3.0`, `pongs`, `majortomo`, `from=IP`, `shard=n`, `silent` |
+//! | `open c1 front=n …`, `back=n` | at an end of the n-th pair |
 //! | `-> c1 …` | a message of frames: `"text"`, `"x"*9`, hexadecimal octets, or a token, `<r1>` |
 //! | `raw c1 …` | bytes, written as frames are |
 //! | `ping c1 ttl "context"` | of tenths of a second |

@@ -36,6 +36,9 @@ pub(crate) struct Setting {
     pub(crate) names_service: bool,
     /// Every refusal is answered in band.
     pub(crate) answers_all: bool,
+    /// The shell notices the end of a stream it does not read, as the real one does. One that does
+    /// not has to be told of all room, or it leaves connections behind.
+    pub(crate) sees_end: bool,
     /// Longest line any rules of the run allow.
     pub(crate) queue_max: usize,
     /// More offers than there ever are.
@@ -94,6 +97,7 @@ impl Setting {
             large,
             names_service: rng.chance(80),
             answers_all,
+            sees_end: rng.chance(70),
             queue_max: 0,
             offers_max: workers * 32,
             message_max: if large { 1 << 20 } else { 16 << 10 },
@@ -105,6 +109,8 @@ impl Setting {
     /// New rules for services.
     pub(crate) fn reload(&mut self, rng: &mut Rng) {
         let answers_all = self.answers_all;
+        // Where nobody may wait, there is no room any more once the workers have left.
+        let shortest = usize::from(!self.sees_end);
         let service = |rng: &mut Rng| ServiceConfig {
             aim: if rng.chance(20) {
                 Span::from_millis(rng.pick(&[5, 50, 500]))
@@ -112,7 +118,7 @@ impl Setting {
                 Span::MAX
             },
             max_deliveries: rng.pick(&[1, 2, 3, 8]),
-            queue_max: rng.pick(&[0, 1, 3, 20, 1_000]),
+            queue_max: rng.pick(&[shortest, 1, 3, 20, 1_000]),
             queue_bytes: rng.pick(&[600, 20_000, 1 << 30]),
             give_up: if rng.chance(60) {
                 Span::MAX

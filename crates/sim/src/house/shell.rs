@@ -42,7 +42,7 @@ impl World<'_> {
             return self.broker_loses(link);
         }
         // The end is noticed even where nothing is read.
-        if state.up.ended && state.up.has_arrived() && !state.broker_done {
+        if state.up.ended && state.up.has_arrived() && !state.broker_done && self.setting.sees_end {
             return self.broker_loses(link);
         }
         if !state.peer_done {

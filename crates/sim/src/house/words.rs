@@ -1,5 +1,5 @@
-//! Majordomo and Paranoid Pirate as the peers of the simulation speak them: written from RFC 6, RFC 7
-//! and RFC 18, on purpose not shared with the broker's own reading of them.
+//! Majordomo and Paranoid Pirate as the peers of the simulation speak them: written from RFC 6, 7
+//! and 18, on purpose not shared with the broker's own reading of them.
 
 pub(crate) type Frames = Vec<Vec<u8>>;
 
