@@ -130,9 +130,8 @@ impl<A: Send, T: Send> Work for Call<A, T> {
     fn answer(self: Box<Self>, outcome: Result<Level, Error>) {
         let Call { value, reply, .. } = *self;
         let unanswered = || Error::Unavailable("the call was not run".into());
-        let answer = outcome.and_then(|level| {
-            value.map(|value| Receipt { value, level }).ok_or_else(unanswered)
-        });
+        let answer = outcome
+            .and_then(|level| value.map(|value| Receipt { value, level }).ok_or_else(unanswered));
         // A caller's panic is not the store's.
         let _ = catch_unwind(AssertUnwindSafe(|| reply(answer)));
     }
@@ -378,7 +377,7 @@ impl<R: Rows> Committer<R> {
                 false
             }
             // What matters comes up with the next call.
-            Err(Fault::Full(_) | Fault::Lost(_) | Fault::Failed(_) | Fault::Unsupported(_)) => true,
+            Err(Fault::Full(_) | Fault::Lost(_) | Fault::Failed(_)) => true,
         }
     }
 
@@ -488,7 +487,7 @@ impl<R: Rows> Committer<R> {
                 // The next batch tries again if this comes to nothing.
                 let _ = self.core.rows.reconnect();
             }
-            fault @ (Fault::Failed(_) | Fault::Unsupported(_)) => {
+            fault @ Fault::Failed(_) => {
                 self.answer(batch, &Err(error_of(fault)));
             }
         }
@@ -533,7 +532,6 @@ fn error_of(fault: Fault) -> Error {
         Fault::Full(reason) => Error::NoSpace(reason),
         Fault::Broken(reason) => Error::Stopped(reason),
         Fault::Lost(reason) | Fault::Failed(reason) => Error::Unavailable(reason),
-        Fault::Unsupported(what) => Error::Unsupported(what),
     }
 }
 

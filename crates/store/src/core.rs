@@ -96,7 +96,8 @@ impl<R: Rows> Core<R> {
             }
             let key = key_of(task).map(|(kind, key)| (kind.to_owned(), key.to_owned()));
             if let Some(&(id, len, crc)) = key.as_ref().and_then(|key| known.get(key)) {
-                let same = (len, crc) == (task.payload.len() as u64, crc32fast::hash(&task.payload));
+                let same =
+                    (len, crc) == (task.payload.len() as u64, crc32fast::hash(&task.payload));
                 let met = if same { Met::Same } else { Met::Other };
                 answers.push(Ok(Enqueued { id: TaskId(id), met }));
                 continue;
@@ -122,7 +123,8 @@ impl<R: Rows> Core<R> {
     }
 
     fn tell_ready(&mut self, kind: &str) {
-        let told = |notice: &Notice| matches!(notice, Notice::Ready { task_type } if task_type == kind);
+        let told =
+            |notice: &Notice| matches!(notice, Notice::Ready { task_type } if task_type == kind);
         // A batch is mostly of one type; listeners need not hear it for each task.
         if !self.notices.last().is_some_and(told) {
             self.notices.push(Notice::Ready { task_type: kind.to_owned() });
@@ -250,7 +252,8 @@ impl<R: Rows> Core<R> {
         settle: &Settle,
     ) -> Result<(Row, Result<Settled, Refusal>), Fault> {
         if let Err(refusal) = holds(&row, settle.token) {
-            let answer = if row.settled == settle.token.fence && fits(&row, &settle.outcome) {
+            let known = row.settled != 0 && row.settled == settle.token.fence;
+            let answer = if known && fits(&row, &settle.outcome) {
                 Ok(settled(&row, true))
             } else {
                 Err(refusal)
@@ -483,10 +486,7 @@ impl<R: Rows> Core<R> {
         Ok(answers)
     }
 
-    fn load(
-        &mut self,
-        tokens: impl Iterator<Item = Token>,
-    ) -> Result<HashMap<u64, Row>, Fault> {
+    fn load(&mut self, tokens: impl Iterator<Item = Token>) -> Result<HashMap<u64, Row>, Fault> {
         let ids: HashSet<u64> = tokens.map(|token| token.task.0).collect();
         let mut ids: Vec<u64> = ids.into_iter().collect();
         // One order of locks for all who share the store.
@@ -865,9 +865,8 @@ fn merge(lines: Vec<Vec<Row>>, limit: usize) -> Vec<Row> {
     let mut merged = Vec::with_capacity(limit.min(64));
     while merged.len() < limit {
         let heads = lines.iter_mut().enumerate();
-        let best = heads
-            .filter_map(|(at, line)| line.peek().map(|row| ((row.rank, row.id), at)))
-            .min();
+        let best =
+            heads.filter_map(|(at, line)| line.peek().map(|row| ((row.rank, row.id), at))).min();
         let Some(row) = best.and_then(|(_, at)| lines.get_mut(at)?.next()) else { break };
         merged.push(row);
     }

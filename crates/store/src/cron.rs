@@ -72,8 +72,8 @@ impl Schedule {
         if let CatchUp::All(limit) = self.catch_up {
             limits::at_most("catch_up", limit as usize, limits::PAGE, "tasks")?;
         }
-        let expression = Expression::parse(&self.cron)
-            .map_err(|problem| limits::invalid("cron", &problem))?;
+        let expression =
+            Expression::parse(&self.cron).map_err(|problem| limits::invalid("cron", &problem))?;
         let zone = TimeZone::get(&self.zone).map_err(|_| {
             let problem = format!("{:?} is not a known zone such as Europe/Berlin", self.zone);
             limits::invalid("zone", &problem)
@@ -226,7 +226,9 @@ impl Expression {
 
     fn time_from(&self, (hour, minute): (i8, i8)) -> Option<(i8, i8)> {
         let from = |bits: u64, low: i8| {
-            (low < 64).then(|| bits >> low << low).filter(|bits| *bits != 0)
+            (low < 64)
+                .then(|| bits >> low << low)
+                .filter(|bits| *bits != 0)
                 .map(|bits| bits.trailing_zeros() as i8)
         };
         let found = from(self.hours, hour)?;

@@ -234,18 +234,16 @@ impl Rows for Memory {
 
     fn blocked(&mut self, key: &str, limit: usize) -> Result<Vec<Row>, Fault> {
         let from = (key.to_owned(), State::Blocked, i32::MIN, 0, 0);
-        let same = |entry: &&(String, State, i32, u64, u64)| {
-            entry.0 == key && entry.1 == State::Blocked
-        };
+        let same =
+            |entry: &&(String, State, i32, u64, u64)| entry.0 == key && entry.1 == State::Blocked;
         let found = self.by_key.range(from..).take_while(same).take(limit);
         Ok(self.get(found.map(|entry| entry.4)))
     }
 
     fn holders(&mut self, key: &str) -> Result<Vec<u64>, Fault> {
         let from = (key.to_owned(), State::Leased, i32::MIN, 0, 0);
-        let same = |entry: &&(String, State, i32, u64, u64)| {
-            entry.0 == key && entry.1 == State::Leased
-        };
+        let same =
+            |entry: &&(String, State, i32, u64, u64)| entry.0 == key && entry.1 == State::Leased;
         Ok(self.by_key.range(from..).take_while(same).map(|entry| entry.4).collect())
     }
 
@@ -301,10 +299,9 @@ impl Rows for Memory {
         for kind in &self.paused {
             queues.entry(kind).or_default().paused = true;
         }
-        let named = queues.into_iter().map(|(kind, queue)| QueueView {
-            task_type: kind.to_owned(),
-            ..queue
-        });
+        let named = queues
+            .into_iter()
+            .map(|(kind, queue)| QueueView { task_type: kind.to_owned(), ..queue });
         Ok(named.collect())
     }
 

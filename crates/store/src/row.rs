@@ -190,8 +190,7 @@ impl Row {
         ] {
             crc.update(&number.to_le_bytes());
         }
-        let times =
-            [self.at_wall, self.deadline, self.lease_until, self.keep_until, self.ended];
+        let times = [self.at_wall, self.deadline, self.lease_until, self.keep_until, self.ended];
         for time in times {
             // 0 is a time, too.
             crc.update(&time.map_or([0xff; 8], u64::to_le_bytes));

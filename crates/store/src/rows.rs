@@ -13,11 +13,6 @@ pub(crate) trait Rows: Send {
     /// Forgets everything since `begin`.
     fn rollback(&mut self);
 
-    /// The time the engine goes by, if it has its own: (line, wall).
-    fn time(&mut self) -> Result<Option<(u64, u64)>, Fault> {
-        Ok(None)
-    }
-
     /// `count` numbers above all that were ever given for tasks.
     fn task_ids(&mut self, count: usize) -> Result<Vec<u64>, Fault>;
     /// `count` numbers above all that were ever given for leases.
@@ -107,6 +102,4 @@ pub(crate) enum Fault {
     Lost(String),
     /// Something else about this transaction; nothing happened.
     Failed(String),
-    /// The engine cannot do that.
-    Unsupported(&'static str),
 }

@@ -296,12 +296,8 @@ pub enum DeathReason {
 }
 
 impl DeathReason {
-    const ALL: [DeathReason; 4] = [
-        DeathReason::Attempts,
-        DeathReason::Deadline,
-        DeathReason::Rejected,
-        DeathReason::Damaged,
-    ];
+    const ALL: [DeathReason; 4] =
+        [DeathReason::Attempts, DeathReason::Deadline, DeathReason::Rejected, DeathReason::Damaged];
 
     pub(crate) fn code(self) -> u8 {
         self as u8

@@ -1,0 +1,4 @@
+//! The store as its users meet it: one contract over all engines, and what they survive.
+
+mod contract;
+mod dir;
