@@ -54,10 +54,11 @@ fn write(path: &str, rounds: u64, os_level: bool) -> Result<(), String> {
             Err(store::Error::NoSpace(reason)) => say(&format!("full {reason}"))?,
             Err(error) => return end(&error),
         }
-        if let Err(error) = serve(&store, &clock, (round % 4) as usize) {
-            return end(&error);
+        match serve(&store, &clock, (round % 4) as usize) {
+            Ok(()) => {}
+            Err(store::Error::NoSpace(reason)) => say(&format!("full {reason}"))?,
+            Err(error) => return end(&error),
         }
-        wait(|reply| store.due(clock.now(), reply)).map_err(|error| error.to_string())?;
         if round % 16 == 15 {
             // Long enough for the store to think it idle and copy its log into the file.
             std::thread::sleep(Duration::from_millis(130));
@@ -110,7 +111,7 @@ fn bench(path: &str, time: Duration) -> Result<(), String> {
             store.enqueue(
                 clock.now(),
                 task,
-                Box::new(move |answer| drop(done.send(answer.is_ok()))),
+                Box::new(move |answer| done.send(answer.is_ok()).unwrap_or_default()),
             );
         },
     )?;
@@ -124,7 +125,7 @@ fn bench(path: &str, time: Duration) -> Result<(), String> {
             store.enqueue(
                 clock.now(),
                 task,
-                Box::new(move |answer| drop(done.send(answer.is_ok()))),
+                Box::new(move |answer| done.send(answer.is_ok()).unwrap_or_default()),
             );
         },
     )?;
@@ -170,7 +171,11 @@ fn work(store: &Engine, clock: &Clock, time: Duration) -> Result<f64, String> {
         let (types, worker) = (vec!["load".to_owned()], "load".to_owned());
         let claim = Claim { types, limit: CLAIM, lease_ms: None, worker };
         let leased = leased.clone();
-        store.claim(clock.now(), claim, Box::new(move |answer| drop(leased.send(answer))));
+        store.claim(
+            clock.now(),
+            claim,
+            Box::new(move |answer| leased.send(answer).unwrap_or_default()),
+        );
     };
     (0..4).for_each(|_| ask());
     let start = Instant::now();

@@ -91,8 +91,7 @@ pub fn backup(path: &Path, to: &Path) -> Result<(), Refused> {
     // What an interrupted backup left.
     let _ = fs::remove_file(&part);
     let copy = || -> rusqlite::Result<()> {
-        let from = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        from.execute_batch("PRAGMA query_only = ON; PRAGMA mmap_size = 0")?;
+        let from = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         from.execute("VACUUM INTO ?1", [part.to_string_lossy()])?;
         Ok(())
     };

@@ -21,12 +21,14 @@ pub(super) struct Log {
     pub(super) whole: usize,
     /// Transactions that end after the first frame that is not, in the same log.
     pub(super) ends_behind: usize,
+    /// There are frames but no header that says how to read them.
+    pub(super) headless: bool,
 }
 
 impl Log {
     /// What was answered is missing.
     pub(super) fn has_hole(self) -> bool {
-        self.ends_behind > 1
+        self.headless || self.ends_behind > 1
     }
 }
 
@@ -42,23 +44,24 @@ pub(super) fn read(path: &Path) -> io::Result<Log> {
 fn scan(bytes: &[u8]) -> Log {
     let mut log = Log::default();
     let Some(header) = bytes.get(..HEADER) else { return log };
-    let big_endian = match word(header, 0) {
-        0x377f_0683 => true,
-        0x377f_0682 => false,
-        _ => return log,
-    };
+    let big_endian = word(header, 0) & 1 == 1;
     let page = word(header, 8) as usize;
-    if !page.is_power_of_two() || !(512..=65_536).contains(&page) {
+    let mut sum = checksum((0, 0), &header[..24], big_endian);
+    let readable = word(header, 0) | 1 == 0x377f_0683
+        && page.is_power_of_two()
+        && (512..=65_536).contains(&page)
+        && sum == (word(header, 24), word(header, 28));
+    if !readable {
+        // A header fits a sector and is synced before the first frame: it is never torn.
+        log.headless = bytes.len() > HEADER;
         return log;
     }
-    let mut sum = checksum((0, 0), &header[..24], big_endian);
     let salt = &header[16..24];
-    let mut intact = sum == (word(header, 24), word(header, 28));
+    let mut intact = true;
     for frame in bytes[HEADER..].chunks_exact(FRAME_HEADER + page) {
-        // What is left of an older log ends this one.
-        if frame[8..16] != *salt {
-            break;
-        }
+        // What is left of an older log ends this one, unless more of this one follows.
+        let ours = frame[8..16] == *salt;
+        intact &= ours;
         if intact {
             let next = checksum(sum, &frame[..8], big_endian);
             let next = checksum(next, &frame[FRAME_HEADER..], big_endian);
@@ -67,7 +70,7 @@ fn scan(bytes: &[u8]) -> Log {
         }
         if intact {
             log.whole += 1;
-        } else if word(frame, 4) != 0 {
+        } else if ours && word(frame, 4) != 0 {
             log.ends_behind += 1;
         }
     }

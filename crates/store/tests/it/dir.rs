@@ -1,5 +1,4 @@
 //! A temporary directory that goes with its owner.
-#![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,10 +7,20 @@ pub(crate) struct Dir(PathBuf);
 
 impl Dir {
     pub(crate) fn new() -> Dir {
+        Dir::within(&std::env::temp_dir())
+    }
+
+    /// In memory where the system has a place for that: for what needs no real disk.
+    pub(crate) fn fast() -> Dir {
+        let shared = Path::new("/dev/shm");
+        if shared.is_dir() { Dir::within(shared) } else { Dir::new() }
+    }
+
+    fn within(parent: &Path) -> Dir {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("maitred-store-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = parent.join(name);
         std::fs::create_dir_all(&path).expect("a directory");
         Dir(path)
     }

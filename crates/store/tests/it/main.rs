@@ -2,3 +2,6 @@
 
 mod contract;
 mod dir;
+mod faults;
+mod ledger;
+mod syscalls;
