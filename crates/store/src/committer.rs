@@ -519,7 +519,10 @@ impl<R: Rows> Committer<R> {
     fn stop(&mut self, error: &Error) {
         let reason = match error {
             Error::Stopped(reason) => reason.clone(),
-            other => other.to_string(),
+            other @ (Error::NoSpace(_)
+            | Error::Busy(_)
+            | Error::Unavailable(_)
+            | Error::Unsupported(_)) => other.to_string(),
         };
         self.core.notices = vec![Notice::Stopped { reason: reason.clone() }];
         self.stopped = Some(reason);

@@ -140,10 +140,9 @@ impl Bench<'_> {
     }
 
     fn view(&self, id: TaskId) -> Option<TaskView> {
-        match wait(|reply| self.store.query(at(0), Query::Task(id), reply)).expect("an answer") {
-            Answer::Task(task) => task.map(|task| *task),
-            other => panic!("asked for a task, got {other:?}"),
-        }
+        let answer = wait(|reply| self.store.query(at(0), Query::Task(id), reply));
+        let Ok(Answer::Task(task)) = answer else { panic!("asked for a task, got {answer:?}") };
+        task.map(|task| *task)
     }
 
     fn state(&self, id: TaskId) -> State {
@@ -151,10 +150,9 @@ impl Bench<'_> {
     }
 
     fn why(&self, id: TaskId) -> Why {
-        match wait(|reply| self.store.query(at(0), Query::Why(id), reply)).expect("an answer") {
-            Answer::Why(why) => why,
-            other => panic!("asked why, got {other:?}"),
-        }
+        let answer = wait(|reply| self.store.query(at(0), Query::Why(id), reply));
+        let Ok(Answer::Why(why)) = answer else { panic!("asked why, got {answer:?}") };
+        why
     }
 }
 

@@ -8,6 +8,8 @@
 
 use std::collections::HashMap;
 
+use crate::rows::Turns;
+
 /// Turns by task type.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
@@ -48,14 +50,14 @@ impl Flows {
     }
 
     /// Begins with turns that were taken before: the lowest and highest of each type and key.
-    pub(crate) fn resume(turns: Vec<(String, Option<String>, u64, u64)>) -> Flows {
+    pub(crate) fn resume(turns: Vec<Turns>) -> Flows {
         let mut flows = Flows::default();
-        for (kind, key, low, high) in turns {
+        for Turns { kind, fair_key, low, high } in turns {
             let new = !flows.by_kind.contains_key(&kind);
             let flow = flows.by_kind.entry(kind).or_default();
             let before = low.saturating_sub(1);
             flow.served = if new { before } else { flow.served.min(before) };
-            flow.last_by_key.insert(key.unwrap_or_default(), high);
+            flow.last_by_key.insert(fair_key.unwrap_or_default(), high);
         }
         flows
     }
@@ -86,8 +88,13 @@ mod tests {
 
     #[test]
     fn a_restart_goes_on_at_the_turn_being_served() {
-        let turns = vec![("t".into(), Some("a".into()), 7, 9), ("t".into(), None, 8, 8)];
-        let mut flows = Flows::resume(turns);
+        let turns = |fair_key: Option<&str>, low, high| Turns {
+            kind: "t".into(),
+            fair_key: fair_key.map(Into::into),
+            low,
+            high,
+        };
+        let mut flows = Flows::resume(vec![turns(Some("a"), 7, 9), turns(None, 8, 8)]);
         assert_eq!(flows.next("t", Some("new")), 7);
         assert_eq!(flows.next("t", Some("a")), 10);
         assert_eq!(flows.next("t", None), 9);

@@ -11,7 +11,7 @@ use crate::committer::Engine;
 use crate::core::Settings;
 use crate::cron::Schedule;
 use crate::row::Row;
-use crate::rows::{Fault, Rows};
+use crate::rows::{Fault, Rows, Turns};
 use crate::task::State;
 
 /// Opens an empty store.
@@ -43,7 +43,6 @@ pub struct Faults(Arc<Mutex<Plan>>);
 #[derive(Debug, Default)]
 struct Plan {
     full: bool,
-    reserve: bool,
     commits: Vec<Option<Fault>>,
     writes: Vec<Option<Fault>>,
 }
@@ -278,7 +277,7 @@ impl Rows for Memory {
         Ok(self.ready.range(from..to).take(limit).count() as u64)
     }
 
-    fn turns(&mut self) -> Result<Vec<(String, Option<String>, u64, u64)>, Fault> {
+    fn turns(&mut self) -> Result<Vec<Turns>, Fault> {
         Ok(Vec::new())
     }
 
@@ -320,10 +319,6 @@ impl Rows for Memory {
 
     fn has_room(&mut self) -> bool {
         !self.faults.plan().full
-    }
-
-    fn free_reserve(&mut self) -> bool {
-        std::mem::take(&mut self.faults.plan().reserve)
     }
 
     fn level(&self) -> Level {

@@ -59,7 +59,7 @@ pub(crate) trait Rows: Send {
     /// Ready tasks of the row's type that go before it; counting may stop at `limit`.
     fn ahead(&mut self, row: &Row, limit: usize) -> Result<u64, Fault>;
     /// The lowest and highest turn of each (type, fair key) among tasks that have not ended.
-    fn turns(&mut self) -> Result<Vec<(String, Option<String>, u64, u64)>, Fault>;
+    fn turns(&mut self) -> Result<Vec<Turns>, Fault>;
 
     fn is_paused(&mut self, kind: &str) -> Result<bool, Fault>;
     /// Whether that changed anything.
@@ -89,6 +89,15 @@ pub(crate) trait Rows: Send {
     fn level(&self) -> Level;
     /// The last call.
     fn close(&mut self) {}
+}
+
+/// The lowest and highest turn of a fair key that is taken by tasks that have not ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Turns {
+    pub(crate) kind: String,
+    pub(crate) fair_key: Option<String>,
+    pub(crate) low: u64,
+    pub(crate) high: u64,
 }
 
 /// What an engine failed at.

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::cron::Schedule;
 use crate::memory::passes;
 use crate::row::{Row, Spec};
-use crate::rows::{Fault, Rows};
+use crate::rows::{Fault, Rows, Turns};
 use crate::task::{DeathReason, State};
 
 /// Larger payloads get a table of their own, so that a task changes state without moving them.
@@ -607,13 +607,13 @@ impl Rows for Sqlite {
         )
     }
 
-    fn turns(&mut self) -> Result<Vec<(String, Option<String>, u64, u64)>, Fault> {
+    fn turns(&mut self) -> Result<Vec<Turns>, Fault> {
         let sql = "SELECT kind, fair_key, min(tag), max(tag) FROM task WHERE state IN (0, 2) \
                    GROUP BY kind, fair_key";
         let mut statement = self.connection.prepare(sql).map_err(odd)?;
         let read = statement.query_map([], |row| {
-            let name = self.names.get(&row.get(0)?).cloned().unwrap_or_default();
-            Ok((name, row.get(1)?, row.get(2)?, row.get(3)?))
+            let kind = self.names.get(&row.get(0)?).cloned().unwrap_or_default();
+            Ok(Turns { kind, fair_key: row.get(1)?, low: row.get(2)?, high: row.get(3)? })
         });
         read.map_err(odd)?.collect::<Result<_, _>>().map_err(odd)
     }

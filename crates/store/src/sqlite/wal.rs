@@ -17,8 +17,6 @@ const FRAME_HEADER: usize = 24;
 /// What a log holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Log {
-    /// Frames that are whole and in order.
-    pub(super) whole: usize,
     /// Transactions that end after the first frame that is not, in the same log.
     pub(super) ends_behind: usize,
     /// There are frames but no header that says how to read them.
@@ -68,9 +66,7 @@ fn scan(bytes: &[u8]) -> Log {
             intact = next == (word(frame, 16), word(frame, 20));
             sum = next;
         }
-        if intact {
-            log.whole += 1;
-        } else if ours && word(frame, 4) != 0 {
+        if !intact && ours && word(frame, 4) != 0 {
             log.ends_behind += 1;
         }
     }

@@ -1,5 +1,6 @@
 //! The store as its users meet it: one contract over all engines, and what they survive.
 
+mod committer;
 mod contract;
 mod dir;
 mod faults;
