@@ -5,4 +5,5 @@ mod contract;
 mod dir;
 mod faults;
 mod ledger;
+mod model;
 mod syscalls;
