@@ -6,4 +6,5 @@ mod dir;
 mod faults;
 mod ledger;
 mod model;
+mod restart;
 mod syscalls;
