@@ -22,7 +22,8 @@
 //! let made = wait(|reply| store.enqueue(clock.now(), tasks, reply)).expect("room");
 //! let id = made[0].as_ref().expect("a good task").id;
 //!
-//! let claim = Claim { types: vec!["mail".into()], limit: 10, lease_ms: None, worker: "w1".into() };
+//! let types = vec!["mail".into()];
+//! let claim = Claim { types, limit: 10, lease_ms: None, worker: "w1".into() };
 //! let leases = wait(|reply| store.claim(clock.now(), claim, reply)).expect("an answer");
 //! assert_eq!((leases[0].token.task, &leases[0].payload[..]), (id, &b"to: all"[..]));
 //!

@@ -11,9 +11,7 @@ pub enum Refused {
     #[error("{0} is in use by another process; a store has one broker at a time")]
     InUse(PathBuf),
     /// Locks and fsync cannot be relied on there.
-    #[error(
-        "{path} is on a network file system ({kind}); put the store on a local disk, or use PostgreSQL"
-    )]
+    #[error("{path} is on a network file system ({kind}); put the store on a local disk")]
     NetworkFileSystem {
         /// Where.
         path: PathBuf,
@@ -34,9 +32,7 @@ pub enum Refused {
         known: i64,
     },
     /// What was answered is no longer whole.
-    #[error(
-        "{path} is damaged: {what}; nothing was changed; restore a backup, or look with `maitred store check`"
-    )]
+    #[error("{path} is damaged: {what}; nothing was changed; restore a backup")]
     Damaged {
         /// Which file.
         path: PathBuf,

@@ -115,7 +115,8 @@ impl Sqlite {
         }
         let newest = |column: &str| {
             format!(
-                "SELECT coalesce(max({column}), 0) FROM (SELECT {column} FROM task ORDER BY id DESC LIMIT 1)"
+                "SELECT coalesce(max({column}), 0) FROM \
+                 (SELECT {column} FROM task ORDER BY id DESC LIMIT 1)"
             )
         };
         let last_created: u64 = self.one(&newest("created"), [])?;
@@ -423,10 +424,11 @@ impl Rows for Sqlite {
         row.outside = row.payload.len() > INLINE;
         let inline = (!row.outside).then_some(&row.payload);
         self.run(
-            "INSERT INTO task (id, kind, state, rank, tag, due, created, run_at, at_wall, deadline, \
-             attempt, fence, settled, next, unique_key, fair_key, conc_key, spec, payload_len, \
-             payload_crc, outside, payload, crc) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
-             0, 0, 0, 0, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+            "INSERT INTO task (id, kind, state, rank, tag, due, created, run_at, at_wall, \
+             deadline, unique_key, fair_key, conc_key, spec, payload_len, payload_crc, outside, payload, \
+             crc, attempt, fence, settled, next) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, \
+             ?17, ?18, ?19, 0, 0, 0, 0)",
             params![
                 row.id,
                 kind,

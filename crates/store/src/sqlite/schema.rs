@@ -6,7 +6,11 @@ use rusqlite::{Connection, TransactionBehavior};
 /// them. An entry that was ever released is never edited.
 const MIGRATIONS: [&str; 1] = ["
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE kind (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, paused INTEGER NOT NULL) STRICT;
+CREATE TABLE kind (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  paused INTEGER NOT NULL
+) STRICT;
 CREATE TABLE task (
   id INTEGER PRIMARY KEY,
   kind INTEGER NOT NULL,
@@ -46,7 +50,11 @@ CREATE UNIQUE INDEX task_unique ON task (kind, unique_key) WHERE unique_key IS N
 CREATE INDEX task_key ON task (conc_key, state, rank, tag, id) WHERE conc_key IS NOT NULL;
 CREATE INDEX task_wall ON task (id) WHERE at_wall IS NOT NULL;
 CREATE TABLE payload (id INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
-CREATE TABLE schedule (name TEXT PRIMARY KEY, spec TEXT NOT NULL, next_at INTEGER) STRICT, WITHOUT ROWID;
+CREATE TABLE schedule (
+  name TEXT PRIMARY KEY,
+  spec TEXT NOT NULL,
+  next_at INTEGER
+) STRICT, WITHOUT ROWID;
 "];
 
 /// The version this code reads and writes.

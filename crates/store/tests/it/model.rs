@@ -37,7 +37,8 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (0..2_u8, 1..4_usize).prop_map(|(kind, limit)| Op::Claim { kind, limit }),
         3 => (0..40_usize).prop_map(Op::Complete),
         3 => (0..40_usize).prop_map(Op::Fail),
-        1 => (0..40_usize, prop_oneof![Just(0_u64), 1..50_u64]).prop_map(|(n, ms)| Op::Release(n, ms)),
+        1 => (0..40_usize, prop_oneof![Just(0_u64), 1..50_u64])
+            .prop_map(|(n, ms)| Op::Release(n, ms)),
         1 => (0..40_usize).prop_map(Op::Extend),
         1 => (0..40_usize).prop_map(Op::Cancel),
         1 => (0..40_usize).prop_map(Op::Retry),
@@ -239,29 +240,7 @@ impl Pair<'_> {
     fn run(&mut self, op: &Op) {
         let now = self.now();
         match *op {
-            Op::Enqueue { kind, priority, delay, unique, key } => {
-                let limit = KEY_LIMIT as u32;
-                let task = NewTask {
-                    run_at: if delay > 0 { When::After(delay) } else { When::Now },
-                    unique: unique.map(|key| Unique { key: format!("u{key}"), keep_ms: KEPT }),
-                    policy: Policy {
-                        priority,
-                        max_attempts: ATTEMPTS,
-                        backoff: BACKOFF,
-                        lease_ms: LEASE,
-                        concurrency: key.map(|key| Concurrency { key: format!("k{key}"), limit }),
-                        ..Policy::default()
-                    },
-                    ..NewTask::new(format!("t{kind}"), "p")
-                };
-                let made = wait(|reply| self.store.enqueue(now, vec![task], reply)).expect("room");
-                let made = made[0].as_ref().expect("a good task").id;
-                let (at, new) = self.model.enqueue(kind, priority, delay, unique, key);
-                if new {
-                    self.ids.push(made);
-                }
-                assert_eq!(self.ids[at], made);
-            }
+            Op::Enqueue { .. } => self.enqueue(op),
             Op::Claim { kind, limit } => {
                 let types = vec![format!("t{kind}")];
                 let claim = Claim { types, limit, lease_ms: None, worker: "w".into() };
@@ -294,27 +273,8 @@ impl Pair<'_> {
                 expected.iter().for_each(|at| self.model.sheets[*at].lease_until = until);
                 assert_eq!(answer.expect("an answer")[0].clone().map(drop), expected.map(drop));
             }
-            Op::Cancel(n) | Op::Retry(n) => {
-                let Some(at) = pick(n, self.ids.len()) else { return };
-                let ids = vec![self.ids[at]];
-                let state = self.model.sheets[at].state;
-                let cancel = matches!(op, Op::Cancel(_));
-                let command = if cancel { Command::Cancel(ids) } else { Command::Retry(ids) };
-                let done = wait(|reply| self.store.command(now, command, reply));
-                let applies = match cancel {
-                    true => !state.is_terminal(),
-                    false => matches!(state, State::Dead | State::Cancelled),
-                };
-                assert_eq!(done, Ok(Ok(u64::from(applies))));
-                if applies && cancel {
-                    self.model.leave(at, State::Cancelled);
-                } else if applies {
-                    let turn = self.model.turn(self.model.sheets[at].kind);
-                    let sheet = &mut self.model.sheets[at];
-                    (sheet.state, sheet.turn, sheet.attempt) = (State::Ready, turn, 0);
-                    sheet.settled = None;
-                }
-            }
+            Op::Cancel(n) => self.command(n, true),
+            Op::Retry(n) => self.command(n, false),
             Op::Pause(kind, pause) => {
                 let name = format!("t{kind}");
                 let command = if pause { Command::Pause(name) } else { Command::Resume(name) };
@@ -329,6 +289,54 @@ impl Pair<'_> {
                 wait(|reply| self.store.due(now, reply)).expect("an answer");
                 self.model.pass();
             }
+        }
+    }
+
+    fn enqueue(&mut self, op: &Op) {
+        let Op::Enqueue { kind, priority, delay, unique, key } = *op else { return };
+        let now = self.now();
+        let limit = KEY_LIMIT as u32;
+        let task = NewTask {
+            run_at: if delay > 0 { When::After(delay) } else { When::Now },
+            unique: unique.map(|key| Unique { key: format!("u{key}"), keep_ms: KEPT }),
+            policy: Policy {
+                priority,
+                max_attempts: ATTEMPTS,
+                backoff: BACKOFF,
+                lease_ms: LEASE,
+                concurrency: key.map(|key| Concurrency { key: format!("k{key}"), limit }),
+                ..Policy::default()
+            },
+            ..NewTask::new(format!("t{kind}"), "p")
+        };
+        let made = wait(|reply| self.store.enqueue(now, vec![task], reply)).expect("room");
+        let made = made[0].as_ref().expect("a good task").id;
+        let (at, new) = self.model.enqueue(kind, priority, delay, unique, key);
+        if new {
+            self.ids.push(made);
+        }
+        assert_eq!(self.ids[at], made);
+    }
+
+    fn command(&mut self, n: usize, cancel: bool) {
+        let now = self.now();
+        let Some(at) = pick(n, self.ids.len()) else { return };
+        let ids = vec![self.ids[at]];
+        let state = self.model.sheets[at].state;
+        let command = if cancel { Command::Cancel(ids) } else { Command::Retry(ids) };
+        let done = wait(|reply| self.store.command(now, command, reply));
+        let applies = match cancel {
+            true => !state.is_terminal(),
+            false => matches!(state, State::Dead | State::Cancelled),
+        };
+        assert_eq!(done, Ok(Ok(u64::from(applies))));
+        if applies && cancel {
+            self.model.leave(at, State::Cancelled);
+        } else if applies {
+            let turn = self.model.turn(self.model.sheets[at].kind);
+            let sheet = &mut self.model.sheets[at];
+            (sheet.state, sheet.turn, sheet.attempt) = (State::Ready, turn, 0);
+            sheet.settled = None;
         }
     }
 
