@@ -425,8 +425,8 @@ impl Rows for Sqlite {
         let inline = (!row.outside).then_some(&row.payload);
         self.run(
             "INSERT INTO task (id, kind, state, rank, tag, due, created, run_at, at_wall, \
-             deadline, unique_key, fair_key, conc_key, spec, payload_len, payload_crc, outside, payload, \
-             crc, attempt, fence, settled, next) \
+             deadline, unique_key, fair_key, conc_key, spec, payload_len, payload_crc, \
+             outside, payload, crc, attempt, fence, settled, next) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, \
              ?17, ?18, ?19, 0, 0, 0, 0)",
             params![
