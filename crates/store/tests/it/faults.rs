@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use store::sqlite::{self, Options, Refused};
-use store::{Clock, Store};
+use store::{Answer, Clock, Filter, Query, Store, TaskView, wait};
 
 use crate::dir::Dir;
 use crate::ledger::Ledger;
@@ -253,29 +253,51 @@ fn a_hole_in_the_log_is_refused_and_a_torn_tail_is_not() {
     }
 }
 
+/// All that is to be seen of the tasks of a closed store.
+fn views(path: &Path) -> Vec<TaskView> {
+    let clock = Clock::new();
+    let (store, _) = sqlite::open(path, &clock, Options::default()).expect("a store");
+    let filter = Filter { limit: 1_000, ..Filter::default() };
+    let answer = wait(|reply| store.query(clock.now(), Query::Tasks(filter), reply));
+    store.close();
+    let Ok(Answer::Tasks { tasks, .. }) = answer else { panic!("{answer:?}") };
+    tasks
+}
+
 #[test]
 fn a_flipped_byte_never_passes_for_what_was_written() {
     let dir = Dir::new();
     let (path, ledger) = killed(&dir);
     sqlite::check(&path).expect("a store");
+    let before = views(&path);
+    assert!(before.len() >= 30, "{}", before.len());
     let whole = fs::read(&path).expect("the file");
     let mut chance = Chance(3);
     let mut noticed = 0;
-    for _ in 0..150 {
+    // Most bytes are payload; every other flip is aimed at what stands around it.
+    let word = b"max_attempts";
+    let rows: Vec<usize> =
+        (0..whole.len() - 200).filter(|at| whole[*at..].starts_with(word)).collect();
+    for round in 0..400 {
         let copy = Dir::fast();
         let copied = copy.path("tasks.db");
         let mut flipped = whole.clone();
-        let at = chance.below(whole.len() as u64) as usize;
+        let mut at = chance.below(whole.len() as u64) as usize;
+        if round % 2 == 0 {
+            let row = rows[chance.below(rows.len() as u64) as usize];
+            at = (row - 80) + chance.below(160) as usize;
+        }
         flipped[at] ^= 1 << chance.below(8);
         fs::write(&copied, flipped).expect("a file");
         let sound = sqlite::check(&copied).is_ok_and(|checked| checked.is_sound());
         noticed += u32::from(!sound);
         if sound {
+            assert!(views(&copied) == before, "byte {at} changed a task and goes unnoticed");
             let missing = ledger.missing_from(&copied).expect("a sound store");
             assert_eq!(missing, [""; 0], "byte {at} goes unnoticed");
         }
     }
-    assert!(noticed > 20, "only {noticed} of 150 flips were noticed");
+    assert!(noticed > 50, "only {noticed} of 400 flips were noticed");
 }
 
 #[test]
