@@ -3,7 +3,7 @@
 //! `journal_mode=WAL` and `synchronous=FULL`: a commit returns after its fsync. Checkpoints are run
 //! by the same connection when it is idle, so nothing ever races with a write. What was written is
 //! checked on the way back: every row and payload carries a checksum, and what of the log (WAL)
-//! was answered is told apart from a torn tail (see [`wal`]).
+//! was answered is told apart from a torn tail (module `wal`).
 
 mod guard;
 mod rows;
