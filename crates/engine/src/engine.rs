@@ -276,7 +276,7 @@ impl Engine {
                 let closing = self.draining.is_some();
                 self.meetings.meet(now, caller, word, closing, &mut self.guard, out);
             }
-            Event::Configure(config) => self.on_configure(now, config, out),
+            Event::Configure(config) => self.on_configure(now, *config, out),
             Event::Drain => {
                 self.draining.get_or_insert(Draining::Waiting);
                 self.meetings.drain(now, &mut self.guard, out);

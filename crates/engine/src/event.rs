@@ -1,5 +1,7 @@
 //! Everything that can happen to the engine.
 
+use alloc::boxed::Box;
+
 use bytes::Bytes;
 
 use crate::blob::Blob;
@@ -115,7 +117,7 @@ pub enum Event<'a> {
         word: Meet<'a>,
     },
     /// New rules apply from here on; nothing waiting is lost.
-    Configure(Config),
+    Configure(Box<Config>),
     /// No new requests are taken; when the last one ended, [`Effect::Drained`](crate::Effect).
     Drain,
 }

@@ -5,6 +5,7 @@
 //! and effects for a connection that does, leave through [`Shard::take_cross`] and enter the other
 //! shard through [`Shard::cross_in`]. The rules are the same with one shard and with several.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -368,7 +369,7 @@ impl Shard {
     pub fn configure(&mut self, now: Time, config: ShardConfig) {
         self.doors.iter_mut().for_each(|door| door.limits = config.zmtp);
         self.floor.now = now;
-        self.engine.step(now, Event::Configure(config.engine.clone()), &mut self.floor);
+        self.engine.step(now, Event::Configure(Box::new(config.engine.clone())), &mut self.floor);
         self.replace_credentials(config.credentials.clone());
         self.floor.config = config;
         self.settle(now);

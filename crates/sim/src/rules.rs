@@ -285,7 +285,7 @@ impl<'a> Stage<'a> {
         // The table of services is compared by the rules of the moment.
         config.service_idle = self.model.config.service_idle;
         self.model.configure(self.now, config.clone());
-        self.step("configure", Event::Configure(config)).map(drop)
+        self.step("configure", Event::Configure(Box::new(config))).map(drop)
     }
 
     /// A worker answers what it does not hold: somebody else's, what ended, what never was.

@@ -230,7 +230,7 @@ impl House {
             }
             Call::Configure(rules) => {
                 self.rules = *rules;
-                self.step(Event::Configure(Config { defaults: *rules, ..base() }));
+                self.step(Event::Configure(Box::new(Config { defaults: *rules, ..base() })));
             }
             Call::Drain => {
                 self.books.draining = true;
@@ -344,7 +344,7 @@ impl House {
         self.step(Event::Drain);
         self.books.draining = true;
         let rules = ServiceConfig { execution_limit: Span::MAX, ..self.rules };
-        self.step(Event::Configure(Config { defaults: rules, ..base() }));
+        self.step(Event::Configure(Box::new(Config { defaults: rules, ..base() })));
         for (i, service) in SERVICES.iter().enumerate() {
             let conn = ConnId::new(0, 100 + i as u32, 0);
             let serves = self.books.workers.values().any(|worker| worker.service == *service);

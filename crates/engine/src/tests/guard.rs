@@ -1,5 +1,6 @@
 //! Rights and quotas: what a principal is refused, and with which reason.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -86,7 +87,7 @@ impl House {
     fn configure(&mut self, principals: &[(&str, Principal)]) {
         let mut config = self.engine.config().clone();
         config.principals = table(principals);
-        self.step(Event::Configure(config));
+        self.step(Event::Configure(Box::new(config)));
     }
 }
 

@@ -12,14 +12,16 @@
 //! | `request c1 r1 echo "body" …` | `refuse`, `needs_workers`, `whole`, `since=T`, `fair_key=K` |
 //! | `reply w1 r1 "body" more` | `more`: not the last one; `failed`: the worker could not do it |
 //! | `withdraw w1`, `gone c1`, `count c1 echo`, `drain` | |
-//! | `match line m1 ask "value" label=L timeout=T` | or `ask_r`, `try_ask`, `try_ask_r`; `m1` is the client and the name of the word |
-//! | `regulate gate m1 acquire label=L timeout=T` | or `try_acquire`, `continue`, `done`, `failed` with the word that got the lock, `update T` |
-//! | `match line m1 cancel L`, `match line m1 len` | also of `regulate` |
+//! | `match line c1/m1 ask "value" …` | `ask_r`, `try_ask`, `try_ask_r`; `label=L`, `timeout=T` |
+//! | `regulate gate c1/m2 acquire …`, `try_acquire` | options as above |
+//! | `regulate gate c1/m3 done m2` | or `failed`, `continue`: by the word that got the lock |
+//! | `regulate gate c1/m4 update T` | |
+//! | `match line c1/m5 cancel L`, `match line c1/m6 len` | also of `regulate` |
 //! | `show` | services, workers and counters as they are |
 //! | `due` | when the engine wants a tick |
 //!
-//! A place is configured as `match/line:give_up=100`, `match_r/line:…` or `regulator/gate:max=1`; `c1/m1`
-//! is the word `m1` of client `c1`.
+//! A place is configured as `match/line:give_up=100`, `match_r/line:…` or `regulator/gate:max=1`;
+//! `c1/m1` is the word `m1` of client `c1`.
 //!
 //! What a tick brings is preceded by its time. A request's name is its envelope, so that it is seen
 //! to come back unharmed. `"x"*9` is nine of them.
@@ -124,7 +126,9 @@ impl Story {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words[..] {
             [] => {}
-            ["config", ref words @ ..] => self.step(Event::Configure(config(words))),
+            ["config", ref words @ ..] => {
+                self.step(Event::Configure(Box::new(config(words))));
+            }
             ["offer", worker, service] => self.offer(worker, service, 1),
             ["offer", worker, service, n] => self.offer(worker, service, number(n) as u32),
             ["request", client, name, service, body, ref options @ ..] => {

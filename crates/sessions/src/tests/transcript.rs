@@ -7,7 +7,8 @@
 //!
 //! | command | |
 //! |---|---|
-//! | `house key=n …` | a new house; everything else is default; `shards=n`, `pair=service`, `match=name`, `regulator/name=n` |
+//! | `house key=n …` | a new house; everything else is default; `shards=n`, `pair=service` |
+//! | `house match=name regulator/name=n` | places where processes meet |
 //! | `@T …` | moves the time to T, with every tick on the way |
 //! | `open c1 …` | `REQ`, `3.0`, `pongs`, `majortomo`, `from=IP`, `shard=n`, `silent` |
 //! | `open c1 front=n …`, `back=n` | at an end of the n-th pair |
