@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use matching::Span;
+use matching::{QueueConfig, Span};
 
 /// The rules of one service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,6 +37,21 @@ impl Default for ServiceConfig {
             aim: Span::MAX,
             execution_limit: Span::MAX,
             answer_refusals: false,
+        }
+    }
+}
+
+impl ServiceConfig {
+    /// The line in which requests wait, in the order they came. The engine bounds their number and
+    /// bytes itself.
+    #[must_use]
+    pub fn line(&self) -> QueueConfig {
+        if self.aim != Span::MAX {
+            QueueConfig::aim(self.aim, self.give_up)
+        } else if self.give_up != Span::MAX {
+            QueueConfig::timeout(self.give_up)
+        } else {
+            QueueConfig::default()
         }
     }
 }

@@ -589,7 +589,7 @@ impl Engine {
         for key in keys {
             let service = &mut self.services[key];
             service.config = self.config.service(&service.name);
-            let asks = line_config(&service.config);
+            let asks = service.config.line();
             service.line.reconfigure(now, asks, offers_config(false), &mut self.drops);
             let leases = lease_config(&service.config);
             service.leases.reconfigure(now, leases, &mut self.expired);
@@ -896,7 +896,7 @@ impl Engine {
         let key = self.services.insert(Service {
             name: name.into(),
             config,
-            line: Broker::new(line_config(&config), offers_config(newest_first), now),
+            line: Broker::new(config.line(), offers_config(newest_first), now),
             leases: Queue::new(lease_config(&config), now),
             workers: 0,
             leased: 0,
@@ -1034,17 +1034,6 @@ impl Service {
         let leases = self.leases.deadline().unwrap_or(Time::MAX);
         let reap = self.idle_since.map_or(Time::MAX, |at| at + idle);
         line.min(leases).min(reap)
-    }
-}
-
-/// Requests wait in the order they came; the engine bounds their number and bytes itself.
-fn line_config(config: &ServiceConfig) -> QueueConfig {
-    if config.aim != Span::MAX {
-        QueueConfig::aim(config.aim, config.give_up)
-    } else if config.give_up != Span::MAX {
-        QueueConfig::timeout(config.give_up)
-    } else {
-        QueueConfig::default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The maitred broker: one binary.
 //!
 //! `serve` is the house; everything else talks to one: over MDP (`call`, `work`, `bench`) or over
-//! HTTP (`services`, `workers`, `drain`, `reload`).
+//! HTTP (`services`, `workers`, `drain`, `reload`). `simulate` needs none.
 
 mod serve;
 
@@ -26,6 +26,8 @@ mod work;
 mod demo;
 
 mod bench;
+
+mod simulate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -87,6 +89,8 @@ enum Sub {
     Reload(remote::Target),
     /// Load a broker and say what came of it
     Bench(bench::Options),
+    /// Try disciplines on a load, without a broker
+    Simulate(simulate::Args),
 }
 
 /// Which broker a command calls or serves through.
@@ -150,6 +154,7 @@ fn run(command: Sub) -> Result<(), Failure> {
         Sub::Drain(target) => remote::drain(&target),
         Sub::Reload(target) => remote::reload(&target),
         Sub::Bench(options) => bench::run(&options),
+        Sub::Simulate(args) => simulate::run(&args),
     }
 }
 
