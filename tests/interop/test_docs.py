@@ -40,6 +40,38 @@ def test_the_majordomo_page_serves_a_python_user(broker, tmp_path):
     assert (done.returncode, done.stdout) == (0, b"upper [b'HELLO']\n"), done.stderr
 
 
+def test_the_paranoid_pirate_page_serves_a_python_user(start, tmp_path):
+    """Its queue, worker and client as they stand there, on other ports; then its commands."""
+    text = (ROOT / "docs/paranoid-pirate.md").read_text()
+    (queue,) = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
+    broker = start(re.sub(r"127\.0\.0\.1:557\d", "127.0.0.1:0", queue))
+    ends = {"tcp://127.0.0.1:5570": broker.front, "tcp://127.0.0.1:5571": broker.back}
+
+    def moved(source):
+        for old, new in ends.items():
+            source = source.replace(old, new)
+        return source
+
+    for name in ("worker.py", "client.py"):
+        path = program("docs/paranoid-pirate.md", name, broker, tmp_path)
+        path.write_text(moved(path.read_text()))
+    worker = python(broker, tmp_path / "worker.py")
+    broker.wait_workers("echo", 1)
+    client = [sys.executable, tmp_path / "client.py"]
+    done = subprocess.run(client, capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, b"[b'HELLO']\n"), done.stderr
+    worker.terminate()
+    broker.wait_workers("echo", 0)
+    lines = [moved(line) for line in re.findall(r"^\$ maitred (.*)$", text, re.M)]
+    work, call = (f"exec {binary()} {line}" for line in lines)
+    child = Child(["sh", "-c", work], env=quiet_environment(), cwd=broker.directory)
+    child.close = child.terminate
+    broker.own(child)
+    broker.wait_workers("echo", 1)
+    done = subprocess.run(["sh", "-c", call], capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, b"HELLO\n"), done.stderr
+
+
 def test_the_readme_serves_a_python_user(broker, tmp_path):
     python(broker, program("docs/mdp.md", "worker.py", broker, tmp_path))
     broker.wait_workers("upper", 1)
@@ -105,3 +137,49 @@ def test_the_demo_ends_well():
     )
     assert done.returncode == 0, done.stderr
     assert b'"HELLO, MAITRE D\'"' in done.stdout and b"6. The broker was drained" in done.stdout
+
+
+def test_the_five_steps_lock_a_broker(tmp_path):
+    """Each step of the security page as it stands there, on a port of the system's choice."""
+    text = (ROOT / "docs/security.md").read_text()
+    blocks = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", text, re.M | re.S)
+    make, config, check, serve = [body for _, body in blocks[:4]]
+    run = {"cwd": tmp_path, "env": quiet_environment(), "check": True, "capture_output": True}
+
+    def console(block):
+        return [line.strip().removeprefix("$ ").split() for line in block.splitlines()]
+
+    for command in console(make):
+        subprocess.run([binary(), *command[1:]], **run)
+    for name in ("shop", "resizer"):
+        public = (tmp_path / f"{name}.key.pub").read_text().strip()
+        config = re.sub(rf"…[^…]*{name}[^…]*…", lambda _, key=public: key, config)
+    (tmp_path / "maitred.toml").write_text(config.replace("…", ""))
+    for command in console(check):
+        subprocess.run(command if command[0] == "chmod" else [binary(), *command[1:]], **run)
+    (command,) = console(serve)
+    command = [part.strip("'").replace("*:5555", "127.0.0.1:0") for part in command[1:]]
+    broker = Child(
+        [binary(), *command, "--http", "127.0.0.1:0"], cwd=tmp_path, env=quiet_environment()
+    )
+    try:
+        endpoint = broker.line(lambda line: line.startswith("listening mdp")).split()[-1]
+        proof = ["--mdp", endpoint, "--server-key", "broker.key.pub", "--key"]
+        worker = Child(
+            [binary(), "work", "resize", *proof, "resizer.key", "--", "cat"],
+            cwd=tmp_path,
+            env=quiet_environment(),
+        )
+        try:
+            call = [binary(), "call", "resize", "a photo", *proof]
+            called = subprocess.run([*call, "shop.key"], **run)
+            assert called.stdout == b"a photo\n"
+            # The resizer may not call, and nobody comes in without a key.
+            for stranger in ([*call, "resizer.key"], [*call[:4], "--mdp", endpoint]):
+                refused = {**run, "check": False}
+                done = subprocess.run([*stranger, "--timeout", "1s"], **refused)
+                assert done.returncode == 3, done.stderr
+        finally:
+            worker.terminate()
+    finally:
+        broker.terminate()

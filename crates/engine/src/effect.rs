@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::blob::Blob;
 use crate::ids::{ConnId, RequestId};
+use matching::Span;
 
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -62,6 +63,8 @@ pub enum Expulsion {
     ExecutionLimit,
     /// The broker holds as many services as it may.
     TooManyServices,
+    /// It may not serve this service.
+    Denied,
 }
 
 /// Everything that can be done.
@@ -149,6 +152,15 @@ pub enum Effect<'a> {
         /// The connection.
         to: ConnId,
     },
+    /// The alarm of a service changes.
+    Alarm {
+        /// The service.
+        service: &'a [u8],
+        /// Whether it is raised from here on.
+        raised: bool,
+        /// How long the oldest request waits.
+        oldest: Span,
+    },
     /// After [`Event::Drain`](crate::Event): the last request ended.
     Drained,
 }
@@ -166,7 +178,7 @@ impl Effect<'_> {
             | Effect::Expel { to, .. }
             | Effect::Pause { to }
             | Effect::Resume { to } => Some(*to),
-            Effect::Drained => None,
+            Effect::Alarm { .. } | Effect::Drained => None,
         }
     }
 }

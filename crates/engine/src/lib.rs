@@ -15,6 +15,8 @@
 //! * Nothing waits while an offer of its service is free.
 //! * A request whose holder is lost goes back to the head of its line, at its original place.
 //!
+//! * Nobody does what the rules of its principal do not allow ([`Principals`]).
+//!
 //! What is absent: sockets, clocks, protocol words, storage. Bodies and return envelopes are bytes
 //! the engine carries and never reads.
 #![no_std]
@@ -32,7 +34,11 @@ mod effect;
 
 mod config;
 
+mod guard;
+
 mod engine;
+
+mod service;
 
 mod stats;
 
@@ -46,12 +52,16 @@ mod ids;
 mod tests;
 
 pub use blob::Blob;
-pub use config::{Config, ServiceConfig};
+pub use config::{AlarmRules, AtBound, Config, Fair, FairBy, ServiceConfig, ValveRules};
 pub use effect::{Effect, Expulsion, Out, Reason};
 #[cfg(feature = "planted")]
 pub use engine::Planted;
 pub use engine::{Engine, ServiceView, WorkerView};
 pub use event::{Event, Request, WhenFull};
+pub use guard::{
+    ANONYMOUS, HOUSE, Patterns, Principal, PrincipalId, PrincipalView, Principals, Quota, Rights,
+    Usage,
+};
 pub use ids::{ConnId, RequestId};
 pub use matching::{Span, Time};
 pub use stats::{BUCKETS, Histogram, REASONS, Stats};

@@ -42,7 +42,6 @@ pub enum AnyKey {
 /// changes keeps its place by arrival, its deadline and its rank, but gets another key: look it up
 /// in [`entries`](AnyLine::entries).
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "most lines are plain, and nothing lies between")]
 pub enum AnyLine<T> {
     /// One line for all.
     Plain(Queue<T>),
@@ -90,6 +89,16 @@ impl<T: Flow> AnyLine<T> {
         plain
             .map(|(key, value)| (AnyKey::Plain(key), value))
             .chain(fair.map(|(key, value)| (AnyKey::Fair(key), value)))
+    }
+
+    /// Who makes room for a newcomer: the oldest, in a fair line the oldest of the longest flow
+    /// (one look per flow).
+    #[must_use]
+    pub fn first_to_go(&self) -> Option<AnyKey> {
+        match self {
+            AnyLine::Plain(line) => line.entries().next().map(|(key, _)| AnyKey::Plain(key)),
+            AnyLine::Fair(line) => line.first_of_longest().map(AnyKey::Fair),
+        }
     }
 
     /// Whether the line, or one of its flows, drops waiters because others wait too long.

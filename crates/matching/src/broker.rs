@@ -3,8 +3,8 @@
 //! At most one of the two is non-empty: an ask that finds an `ask_r` waiting takes it, otherwise it
 //! waits itself. That is an invariant of the type, asserted after each call.
 //!
-//! Beyond `sbroker` a broker may be *shut* ([`Broker::shut`]): whoever decides how much may run at a
-//! time (a [`Valve`](crate::Valve)) holds the match back, and both sides wait until it is opened.
+//! Beyond `sbroker` a broker may be *shut* ([`Broker::shut`]): whoever decides how much may run at
+//! a time (a [`Valve`](crate::Valve)) holds the match back, and both sides wait until it is opened.
 
 use alloc::vec::Vec;
 use core::marker::PhantomData;

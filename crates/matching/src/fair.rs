@@ -153,6 +153,14 @@ impl<T> FairQueue<T> {
         })
     }
 
+    /// The oldest waiter of the longest flow.
+    pub(crate) fn first_of_longest(&self) -> Option<FairKey> {
+        let longest = self.flows.iter().max_by_key(|(_, flow)| flow.line.len());
+        let (name, Flow { line, life, .. }) = longest?;
+        let key = line.entries().next()?.0;
+        Some(FairKey { flow: *name, life: *life, key })
+    }
+
     /// Whether one of the flows drops waiters because others wait too long: one look per flow.
     #[must_use]
     pub fn is_shedding(&self) -> bool {

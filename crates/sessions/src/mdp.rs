@@ -19,7 +19,7 @@ pub const REFUSED: &[u8] = b"MAITRED-REFUSED";
 pub const FAILED: &[u8] = b"MAITRED-FAILED";
 
 /// Frames a return stack may have before the delimiter.
-const STACK_MAX: usize = 8;
+pub(crate) const STACK_MAX: usize = 8;
 
 /// Whether a service name is the broker's own (RFC 8: everything that begins with `mmi.`).
 #[must_use]
@@ -162,7 +162,7 @@ pub(crate) fn read_concurrency(message: &Message<'_>, options: usize) -> u32 {
 }
 
 /// Octets of a token: `r:` and sixteen hexadecimal digits.
-const TOKEN_BYTES: usize = 18;
+pub(crate) const TOKEN_BYTES: usize = 18;
 
 /// The address frame a worker gets: our own printable token, so that nobody can answer for another
 /// and every old worker echoes it unharmed.
@@ -176,7 +176,7 @@ pub(crate) fn token(request: RequestId) -> [u8; TOKEN_BYTES] {
     token
 }
 
-fn read_token(frame: &[u8]) -> Option<RequestId> {
+pub(crate) fn read_token(frame: &[u8]) -> Option<RequestId> {
     let digits: &[u8; 16] = frame.strip_prefix(b"r:")?.try_into().ok()?;
     // Without branches, so that the compiler can look at all digits at once.
     let valid = |octet: &u8| octet.is_ascii_digit() | matches!(octet, b'a'..=b'f');

@@ -9,8 +9,8 @@
 //! | `@T …` | moves the time to T, ticking whenever the engine asks for it on the way |
 //! | `config key=n name:key=n prefix*:key=n …` | everything else is default |
 //! | `offer w1 echo 2` | with concurrency 2 |
-//! | `request c1 r1 echo "body" …` | options: `refuse`, `needs_workers`, `whole`, `since=T` |
-//! | `reply w1 r1 "body" more` | `more`: not the last one |
+//! | `request c1 r1 echo "body" …` | options: `refuse`, `needs_workers`, `whole`, `since=T`, `fair_key=K` |
+//! | `reply w1 r1 "body" more` | `more`: not the last one; `failed`: the worker could not do it |
 //! | `withdraw w1`, `gone c1`, `count c1 echo`, `drain` | |
 //! | `show` | services, workers and counters as they are |
 //! | `due` | when the engine wants a tick |
@@ -24,11 +24,14 @@ use std::path::Path;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
+use core::num::NonZero;
+
 use bytes::Bytes;
+use matching::{Breaker, Codel, Order, PieConfig, PieSide, Rule, ValveConfig};
 
 use crate::{
-    Blob, Config, ConnId, Effect, Engine, Event, Out, Request, RequestId, ServiceConfig, Span,
-    Time, WhenFull,
+    AlarmRules, AtBound, Blob, Config, ConnId, Effect, Engine, Event, Fair, FairBy, Out,
+    PrincipalId, Request, RequestId, ServiceConfig, Span, Time, ValveRules, WhenFull,
 };
 
 #[test]
@@ -121,8 +124,9 @@ impl Story {
                 let unknown = RequestId::from_u64(0xDEAD_0000_BEEF);
                 let request = *self.told.requests.get(name).unwrap_or(&unknown);
                 let last = more != ["more"];
+                let failed = more == ["failed"];
                 let (conn, body) = (id(worker), Blob::Slice(body.as_bytes()));
-                self.step(Event::Reply { conn, request, body, last });
+                self.step(Event::Reply { conn, request, body, last, failed });
             }
             ["withdraw", worker] => self.step(Event::Withdraw { conn: id(worker) }),
             ["gone", conn] => self.step(Event::Gone { conn: id(conn) }),
@@ -160,14 +164,21 @@ impl Story {
 
     fn offer(&mut self, worker: &str, service: &str, concurrency: u32) {
         let service = Blob::Slice(service.as_bytes());
-        self.step(Event::Offer { conn: id(worker), service, concurrency });
+        self.step(Event::Offer {
+            conn: id(worker),
+            principal: PrincipalId::ANONYMOUS,
+            service,
+            concurrency,
+        });
     }
 
     fn request(&mut self, client: &str, name: &str, service: &str, body: &str, options: &[&str]) {
         let since = options.iter().find_map(|word| word.strip_prefix("since="));
+        let fair_key = options.iter().find_map(|word| word.strip_prefix("fair_key="));
         let has = |option| options.contains(&option);
         self.step(Event::Request(Request {
             conn: id(client),
+            principal: PrincipalId::ANONYMOUS,
             service: Blob::Slice(service.as_bytes()),
             tag: 1_000 + number(&name[1..]) as u64,
             payload: Bytes::from(format!("{name}{body}")),
@@ -176,6 +187,8 @@ impl Story {
             since: since.map_or(self.now, |time| Time::from_millis(number(time))),
             when_full: if has("refuse") { WhenFull::Refuse } else { WhenFull::Pause },
             needs_workers: has("needs_workers"),
+            first_frame: Blob::Slice(body.as_bytes()),
+            fair_key: Blob::Slice(fair_key.unwrap_or_default().as_bytes()),
             whole_replies: has("whole"),
         }));
     }
@@ -195,7 +208,7 @@ impl Story {
                 s.leased,
                 s.requests,
                 s.replies,
-                s.refusals,
+                s.refusals.iter().sum::<u64>(),
                 s.redeliveries,
             ));
         }
@@ -254,6 +267,10 @@ impl Out for Told {
             Effect::Expel { to, why } => format!("expel {} {why:?}", name(to)),
             Effect::Pause { to } => format!("pause {}", name(to)),
             Effect::Resume { to } => format!("resume {}", name(to)),
+            Effect::Alarm { service, raised, oldest } => {
+                let (word, oldest) = (if raised { "alarm" } else { "calm" }, oldest.as_millis());
+                format!("{word} {} {oldest}", text(service))
+            }
             Effect::Drained => "drained".into(),
         };
         self.lines.push(format!("{}{line}", self.prefix));
@@ -310,9 +327,54 @@ fn set(config: &mut ServiceConfig, key: &str, value: i64) {
         "give_up" => config.give_up = Span::from_millis(value),
         "aim" => config.aim = Span::from_millis(value),
         "execution_limit" => config.execution_limit = Span::from_millis(value),
+        "codel" => config.codel = Some(Codel { target: Span::from_millis(value), ..codel(config) }),
+        "interval" => {
+            config.aim_interval = Some(Span::from_millis(value));
+            let interval = Span::from_millis(value);
+            config.codel = config.codel.map(|codel| Codel { interval, ..codel });
+        }
+        "lifo" => config.order = if value == 0 { Order::Fifo } else { Order::Lifo },
+        "newest_worker" => config.workers = if value == 0 { Order::Fifo } else { Order::Lifo },
+        "keep" => config.keep = value as usize,
+        "drop_oldest" => config.when_full = AtBound::DropOldest,
+        "refuse_full" => config.when_full = AtBound::Refuse,
+        "fair_first_frame" => config.fair = fair(FairBy::FirstFrame, value),
+        "fair_connection" => config.fair = fair(FairBy::Connection, value),
+        "fair_header" => config.fair = fair(FairBy::Header, value),
+        "valve" => config.valve = valve(ValveConfig::limit(value as usize)),
+        "rate" => config.valve = valve(ValveConfig::rate(value as usize, Span::from_secs(1))),
+        "breaker" => {
+            let breaker = Breaker { failures: value as u32, probes: 1, ..Breaker::default() };
+            let rule = Rule::Breaker(breaker);
+            config.valve = valve(ValveConfig { rule, ..ValveConfig::default() });
+        }
+        "refuse_shut" => {
+            config.valve = config.valve.map(|rules| ValveRules { refuse: value != 0, ..rules });
+        }
+        "alarm" => {
+            let wait = Span::from_millis(value);
+            config.alarm = Some(AlarmRules { wait, lasting: wait });
+        }
+        "protect" => {
+            let (target, interval) = (Span::from_millis(value), Span::from_millis(value));
+            let ask = PieSide { target, interval };
+            config.protect = Some(PieConfig { ask, ..PieConfig::default() });
+        }
         "answer_refusals" => config.answer_refusals = value != 0,
         _ => panic!("no such key: {key}"),
     }
+}
+
+fn codel(config: &ServiceConfig) -> Codel {
+    config.codel.unwrap_or_default()
+}
+
+fn fair(by: FairBy, flows: i64) -> Option<Fair> {
+    NonZero::new(flows as u64).map(|flows| Fair { by, flows })
+}
+
+fn valve(valve: ValveConfig) -> Option<ValveRules> {
+    Some(ValveRules { valve, refuse: false })
 }
 
 /// Words between blanks; `"a b"*2` is one.

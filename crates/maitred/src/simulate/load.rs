@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use engine::ServiceConfig;
 use matching::{Span, Time};
 use toml::Spanned;
 
@@ -15,6 +16,9 @@ use crate::config::Lasting;
 pub(super) const REQUESTS_MAX: usize = 10_000_000;
 /// Most requests that are served at a time.
 const WORKERS_MAX: u32 = 1_000_000;
+
+/// Most clients whose fate is told apart.
+const CLIENTS_MAX: usize = 100_000;
 
 /// One request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,6 +44,14 @@ pub(super) struct Load {
     pub(super) leaves: bool,
 }
 
+impl Load {
+    /// How many clients there are, if they can be told apart and are not too many to look at.
+    pub(super) fn clients(&self) -> usize {
+        let keys = self.requests.iter().map(|one| one.key as usize + 1).max().unwrap_or(0);
+        if (2..=CLIENTS_MAX).contains(&keys) { keys } else { 0 }
+    }
+}
+
 /// Everything there is to do.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -55,6 +67,8 @@ pub(super) struct File {
     patience: Option<Lasting>,
     leaves: bool,
     seed: u64,
+    /// Weights by which the requests of a description belong to clients.
+    clients: Option<Spanned<Vec<u32>>>,
     trace: Option<Spanned<PathBuf>>,
     work: Work,
     phases: Vec<Spanned<Phase>>,
@@ -197,8 +211,8 @@ impl File {
             lines.push(settled.map_err(|message| self.fault(line.span().start, &message))?);
         }
         if lines.is_empty() {
-            let default = LineFile { name: "default".into(), ..LineFile::default() };
-            lines.extend(default.settle());
+            let default = ServiceConfig::default();
+            lines.push(Line { name: "default".into(), config: default });
         }
         Ok(Plan { load, lines })
     }
@@ -239,7 +253,8 @@ impl File {
                 return Err(self.fault(at, &message));
             }
         }
-        let (mut when, mut work) = (Chance::new(self.seed, 1), Chance::new(self.seed, 2));
+        let clients = self.shares()?;
+        let [mut when, mut work, mut who] = [1, 2, 3].map(|i| Chance::new(self.seed, i));
         let mut requests = Vec::new();
         let mut start = 0.0;
         for phase in &self.phases {
@@ -252,13 +267,32 @@ impl File {
                     Shape::Lognormal => work.lognormal(spread),
                 };
                 let takes = Span::from_nanos((takes.as_nanos() as f64 * factor).round() as i64);
-                requests.push(Request { at, takes, key: 0 });
+                let place = who.unit();
+                let key = clients.partition_point(|share| *share < place);
+                requests.push(Request { at, takes, key: key as u32 });
             });
             start = end;
         }
         // Chance may go a little beyond what was expected, not without end.
         requests.truncate(REQUESTS_MAX);
         Ok(requests)
+    }
+
+    /// Where the share of each client but the last ends, from 0 to 1.
+    fn shares(&self) -> Result<Vec<f64>, Failure> {
+        let Some(clients) = &self.clients else { return Ok(Vec::new()) };
+        let (weights, at) = (clients.get_ref(), clients.span().start);
+        let total: f64 = weights.iter().copied().map(f64::from).sum();
+        if weights.len() > CLIENTS_MAX || total == 0.0 {
+            let message =
+                format!("clients are 1 to {CLIENTS_MAX} weights, such as [8, 1, 1], not all 0");
+            return Err(self.fault(at, &message));
+        }
+        let ends = weights.iter().scan(0.0, |sum, weight| {
+            *sum += f64::from(*weight);
+            Some(*sum / total)
+        });
+        Ok(ends.take(weights.len() - 1).collect())
     }
 
     fn fault(&self, at: usize, message: &str) -> Failure {

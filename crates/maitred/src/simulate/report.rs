@@ -6,7 +6,7 @@ use plot::{Chart, Panel, Scale, Series, sparkline};
 use serde_json::{Value, json};
 
 use super::load::{Load, seconds};
-use super::run::{PARTS, Part, Tally, rank};
+use super::run::{Client, PARTS, Part, Tally, rank};
 
 /// Columns of the sketch.
 const SKETCH: usize = 60;
@@ -68,7 +68,7 @@ impl Report {
     fn table(&self, out: &mut String) {
         type Column = (&'static str, fn(&Report, &Tally) -> String, fn(&Tally) -> bool);
         let always: fn(&Tally) -> bool = |_| true;
-        let columns: [Column; 12] = [
+        let columns: [Column; 13] = [
             ("in time", |_, tally| tally.in_time.to_string(), always),
             ("goodput", |all, tally| share(all.goodput(tally) / all.capacity()), always),
             ("late", |_, tally| tally.late.to_string(), |tally| tally.late > 0),
@@ -76,6 +76,7 @@ impl Report {
             ("expired", |_, tally| tally.expired.to_string(), |tally| tally.expired > 0),
             ("overload", |_, tally| tally.overload.to_string(), |tally| tally.overload > 0),
             ("withdrawn", |_, tally| tally.withdrawn.to_string(), |tally| tally.withdrawn > 0),
+            ("worst client", |_, tally| worst_off(tally), |tally| !tally.clients.is_empty()),
             ("busy", |all, tally| share(all.busy(tally)), always),
             ("wait p50", |_, tally| millis(tally.wait(500).map(seconds)), always),
             ("p90", |_, tally| millis(tally.wait(900).map(seconds)), always),
@@ -127,6 +128,7 @@ impl Report {
 
     /// For scripts.
     pub(super) fn json(&self) -> Value {
+        let client = |one: &Client| json!({ "requests": one.offered, "in_time": one.in_time });
         let line = |(name, tally): &(String, Tally)| {
             let wait = |per_mille| tally.wait(per_mille).map(|wait| seconds(wait) * 1e3);
             json!({
@@ -139,6 +141,7 @@ impl Report {
                     "overload": tally.overload,
                 },
                 "withdrawn": tally.withdrawn,
+                "clients": tally.clients.iter().map(client).collect::<Vec<_>>(),
                 "goodput_per_second": self.goodput(tally),
                 "goodput_of_capacity": self.goodput(tally) / self.capacity(),
                 "busy": self.busy(tally),
@@ -210,6 +213,11 @@ fn merge(parts: &[Part]) -> Part {
 /// A share in percent; a dash where there is none.
 fn share(share: f64) -> String {
     if share.is_finite() { format!("{:.1} %", share * 100.0) } else { "-".into() }
+}
+
+/// The client least of whose requests were answered in time, counted from 1, and that share.
+fn worst_off(tally: &Tally) -> String {
+    tally.worst_off().map_or("-".into(), |(key, part)| format!("#{}: {}", key + 1, share(part)))
 }
 
 fn per_second(rate: f64) -> String {

@@ -6,8 +6,9 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use engine::{AtBound, ServiceConfig};
 use matching::{
-    AnyConfig, AnyKey, AnyLine, Broker, Drops, Flow, Match, Outcome, Queue, QueueConfig, Reason,
+    AnyKey, AnyLine, Broker, Drops, Flow, Line as _, Match, Outcome, Queue, QueueConfig, Reason,
     Span, Time,
 };
 
@@ -40,6 +41,15 @@ pub(super) struct Tally {
     pub(super) longest: usize,
     /// The window in equal parts.
     pub(super) parts: Vec<Part>,
+    /// By their key; empty if there are none or very many.
+    pub(super) clients: Vec<Client>,
+}
+
+/// What came of the requests of one client.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Client {
+    pub(super) offered: u64,
+    pub(super) in_time: u64,
 }
 
 /// What happened in one part of the window.
@@ -71,6 +81,7 @@ type Worker = u32;
 
 struct Floor<'a> {
     load: &'a Load,
+    rules: &'a ServiceConfig,
     broker: Broker<Ask, Worker, AnyLine<Ask>, Queue<Worker>>,
     drops: Drops<Ask, Worker>,
     /// Who works on which request until when.
@@ -81,16 +92,21 @@ struct Floor<'a> {
 }
 
 /// Runs until everything that arrived has ended.
-pub(super) fn run(load: &Load, config: &AnyConfig) -> Tally {
+pub(super) fn run(load: &Load, rules: &ServiceConfig) -> Tally {
     let start = Time::ZERO;
-    let lines = (AnyLine::new(*config, start), Queue::new(QueueConfig::default(), start));
+    let lines = (AnyLine::new(rules.line(), start), Queue::new(QueueConfig::default(), start));
     let mut floor = Floor {
         load,
+        rules,
         broker: Broker::with_lines(lines.0, lines.1),
         drops: Drops::default(),
         busy: BinaryHeap::new(),
         leaving: VecDeque::new(),
-        tally: Tally { parts: vec![Part::default(); PARTS], ..Tally::default() },
+        tally: Tally {
+            parts: vec![Part::default(); PARTS],
+            clients: vec![Client::default(); load.clients()],
+            ..Tally::default()
+        },
     };
     for worker in 0..load.workers {
         floor.offer(start, worker);
@@ -125,20 +141,49 @@ impl Floor<'_> {
     fn arrive(&mut self, now: Time, ask: Ask) {
         self.tally.offered += 1;
         self.tally.work_nanos += i128::from(self.takes(ask.index).as_nanos());
+        if let Some(client) = self.tally.client(ask.key) {
+            client.offered += 1;
+        }
+        if !self.has_room(now) {
+            self.tally.queue_full += 1;
+            if let Some(part) = self.part(now) {
+                part.shed += 1;
+            }
+            return;
+        }
         match self.broker.ask(now, now, ask, &mut self.drops) {
             Outcome::Matched(seated) => self.seat(now, seated),
             Outcome::Waiting(key) => {
+                if let Some(until) = self.rules.wait_limit(now) {
+                    self.broker.expire_at(key, until);
+                }
                 if self.load.leaves && self.load.patience < Span::MAX {
                     self.leaving.push_back((now + self.load.patience, key));
                 }
             }
             Outcome::Dropped => {}
         }
-        self.tally.longest = self.tally.longest.max(self.broker_len());
+        self.tally.longest = self.tally.longest.max(self.broker.asks().len());
     }
 
-    fn broker_len(&self) -> usize {
-        matching::Line::len(self.broker.asks())
+    /// Whether one more may come, as the engine bounds a line. Who would be held back is counted as
+    /// refused: nobody here knows when such a client would come again.
+    fn has_room(&mut self, now: Time) -> bool {
+        if self.broker.asks().len() < self.rules.queue_max || !self.broker.ask_rs().is_empty() {
+            return true;
+        }
+        let oldest = match self.rules.when_full {
+            AtBound::HoldBack | AtBound::Refuse => None,
+            AtBound::DropOldest => self.broker.asks().first_to_go(),
+        };
+        let Some(oldest) = oldest else { return false };
+        if self.broker.cancel(now, oldest, &mut self.drops).is_some() {
+            self.tally.queue_full += 1;
+            if let Some(part) = self.part(now) {
+                part.shed += 1;
+            }
+        }
+        true
     }
 
     fn offer(&mut self, now: Time, worker: Worker) {
@@ -166,6 +211,9 @@ impl Floor<'_> {
         let took = now - self.load.requests[index as usize].at;
         if took <= self.load.patience {
             self.tally.in_time += 1;
+            if let Some(client) = self.tally.client(self.load.requests[index as usize].key) {
+                client.in_time += 1;
+            }
             self.tally.in_window += u64::from(now <= Time::ZERO + self.load.window);
             if let Some(part) = self.part(now) {
                 part.in_time += 1;
@@ -213,6 +261,17 @@ impl Floor<'_> {
 }
 
 impl Tally {
+    fn client(&mut self, key: u32) -> Option<&mut Client> {
+        self.clients.get_mut(key as usize)
+    }
+
+    /// The client of whose requests the smallest share was answered in time: its key, that share.
+    pub(super) fn worst_off(&self) -> Option<(usize, f64)> {
+        let came = self.clients.iter().enumerate().filter(|(_, client)| client.offered > 0);
+        came.map(|(key, client)| (key, client.in_time as f64 / client.offered as f64))
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
     /// The wait that this share of those served did not exceed (nearest rank).
     pub(super) fn wait(&self, per_mille: usize) -> Option<Span> {
         rank(&self.waits, per_mille)
