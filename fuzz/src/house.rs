@@ -83,7 +83,12 @@ impl House {
 
     pub fn call(&mut self, service: &[u8], body: &[u8]) {
         let (service, body) = (service.to_vec().into(), body.to_vec().into());
-        let call = Call { principal: engine::PrincipalId::HOUSE, service, body };
+        let call = Call {
+            principal: engine::PrincipalId::HOUSE,
+            service,
+            body,
+            fair_key: Vec::new().into(),
+        };
         let id = self.shards[0].call(self.now, call);
         self.calls.push((id, false));
         self.turn();

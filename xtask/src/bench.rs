@@ -11,6 +11,7 @@ mod peer;
 mod process;
 mod report;
 mod rooms;
+mod store;
 
 use std::fs;
 use std::path::PathBuf;
@@ -35,6 +36,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         && flag == rooms::VICTIM
     {
         return rooms::be_victim(address);
+    }
+    if args.len() == 1 && args[0] == "store" {
+        return store::run();
     }
     let all = args.is_empty() || args.iter().any(|arg| arg == "all");
     let known = |arg: &String| LOADS.contains(&&**arg) || ROOMS.contains(&&**arg) || arg == "all";

@@ -598,7 +598,8 @@ mod tests {
                 "accepted",
             ),
             (
-                "[services.x]\nalarm = { wait = \"1s\", lasting = \"9s\" }\nprotect = { target = \"1s\" }",
+                "[services.x]\nalarm = { wait = \"1s\", lasting = \"9s\" }\n\
+                 protect = { target = \"1s\" }",
                 "accepted",
             ),
             (

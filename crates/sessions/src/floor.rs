@@ -97,7 +97,7 @@ pub enum Note {
     Denied(ConnId, Option<SocketAddr>, PrincipalId, Bytes),
     /// A message made no sense.
     Garbage(ConnId, &'static str),
-    /// A service's alarm changes: its name, whether it is raised, how long the oldest request waits.
+    /// A service's alarm changes: its name, whether it is raised, how long the oldest waits.
     Alarm(Bytes, bool, Span),
     /// The last request ended after a drain began.
     Drained,

@@ -9,7 +9,7 @@
 //! | `@T …` | moves the time to T, ticking whenever the engine asks for it on the way |
 //! | `config key=n name:key=n prefix*:key=n …` | everything else is default |
 //! | `offer w1 echo 2` | with concurrency 2 |
-//! | `request c1 r1 echo "body" …` | options: `refuse`, `needs_workers`, `whole`, `since=T`, `fair_key=K` |
+//! | `request c1 r1 echo "body" …` | `refuse`, `needs_workers`, `whole`, `since=T`, `fair_key=K` |
 //! | `reply w1 r1 "body" more` | `more`: not the last one; `failed`: the worker could not do it |
 //! | `withdraw w1`, `gone c1`, `count c1 echo`, `drain` | |
 //! | `show` | services, workers and counters as they are |

@@ -166,8 +166,8 @@ impl House {
                 | Note::WorkerExpired(_)
                 | Note::WorkerDismissed(..)
                 | Note::Denied(..)
-                | Note::Garbage(..)
                 | Note::Alarm(..)
+                | Note::Garbage(..)
                 | Note::Drained => None,
             })
             .collect()

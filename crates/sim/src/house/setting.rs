@@ -97,7 +97,7 @@ impl Setting {
             large,
             names_service: rng.chance(80),
             answers_all,
-            sees_end: rng.chance(70),
+            sees_end: rng.chance(50),
             queue_max: 0,
             offers_max: workers * 32,
             message_max: if large { 1 << 20 } else { 16 << 10 },
