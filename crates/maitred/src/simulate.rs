@@ -31,8 +31,8 @@ use report::Report;
 pub(crate) struct Args {
     /// A load (.toml) or a trace of arrivals (.csv, or .jsonl with an object a line)
     file: PathBuf,
-    /// A line to try, such as `careful:aim=20ms,give_up=500ms`; may be repeated, instead of the
-    /// lines of the file
+    /// A line to try, such as `careful:aim=20ms,give_up=500ms`, in the words of the
+    /// configuration; may be repeated, instead of the lines of the file
     #[arg(long = "line", value_name = "NAME[:KEY=VALUE,…]")]
     lines: Vec<String>,
     /// Requests that are served at a time
@@ -77,7 +77,8 @@ fn simulate(args: &Args) -> Result<Report, Failure> {
     let plan = plan(args)?;
     let rows =
         plan.lines.iter().map(|line| (line.name.clone(), run::run(&plan.load, &line.config)));
-    Ok(Report { rows: rows.collect(), load: plan.load })
+    let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Report { name, rows: rows.collect(), load: plan.load })
 }
 
 /// The load and the lines, from the file and what overrides it.

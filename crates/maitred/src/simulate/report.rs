@@ -14,6 +14,8 @@ const SKETCH: usize = 60;
 /// Each line's name and what came of the load there.
 #[derive(Debug)]
 pub(super) struct Report {
+    /// Of the load.
+    pub(super) name: String,
     pub(super) load: Load,
     pub(super) rows: Vec<(String, Tally)>,
 }
@@ -187,7 +189,12 @@ impl Report {
         let shed = series(&|one| Some(one.shed as f64 / part));
         let wait = series(&|one| rank(&one.waits, 990).map(|wait| seconds(wait) * 1e3));
         let chart = Chart {
-            title: format!("{} of capacity", share(self.rate() / self.capacity())),
+            title: format!(
+                "{}: {} requests, {} of capacity",
+                self.name,
+                self.load.requests.len(),
+                share(self.rate() / self.capacity())
+            ),
             seconds: self.window(),
             panels: vec![
                 panel("answered in time, per second", Scale::Linear, in_time, capacity),
