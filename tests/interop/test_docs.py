@@ -123,13 +123,17 @@ def test_the_first_commands(broker, page):
 def test_the_whole_configuration_of_the_docs_is_accepted(tmp_path):
     """Every key the page shows, optional ones included, passes `maitred check`."""
     text = (ROOT / "docs/configuration.md").read_text()
-    (shown,) = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
+    shown, lines = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
+    valves = re.findall(r"^\| `(\{ kind .*?\})` \|", text, re.M)
+    assert len(valves) == 6
+    lines += "".join(f"[services.v{n}]\nvalve = {valve}\n" for n, valve in enumerate(valves))
     uncommented = re.sub(r"^# (token = \"[^\"]*\").*$", r"\1", shown, flags=re.M)
     assert 'token = "' in uncommented
     file = tmp_path / "maitred.toml"
-    file.write_text(uncommented)
-    done = subprocess.run([binary(), "check", file], capture_output=True, timeout=20)
-    assert done.returncode == 0, done.stderr
+    for shown in (uncommented, lines):
+        file.write_text(shown)
+        done = subprocess.run([binary(), "check", file], capture_output=True, timeout=20)
+        assert done.returncode == 0, done.stderr
 
 
 def simulated(page):
