@@ -44,6 +44,9 @@ impl TryFrom<Table> for LineFile {
         if let Some(key) = LEFT_OUT.iter().find(|key| table.contains_key(**key)) {
             return Err(format!("{key} is not simulated: leave it out here"));
         }
+        if table.get("fair").and_then(Value::as_str) == Some("class") {
+            return Err("fair = \"class\" is not simulated: clients have no class here".into());
+        }
         let rules = Rules::deserialize(table)
             .map_err(|error| error.message().replace('\n', " ").trim().to_owned())?;
         Ok(LineFile { name, rules })

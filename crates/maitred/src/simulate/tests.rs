@@ -126,6 +126,7 @@ fn flags_name_lines_in_the_words_of_the_configuration() {
         ("a:lunch=1", "unknown field `lunch`, expected one of"),
         ("a:discipline=codel", "discipline = \"codel\" needs a target"),
         ("a:discipline=aim", "discipline = \"aim\" needs an aim"),
+        ("a:fair=class", "fair = \"class\" is not simulated"),
         ("a:valve=off", "valve is not simulated"),
     ];
     for (text, expected) in cases {
