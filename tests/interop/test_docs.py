@@ -1,6 +1,8 @@
 """The guide, word by word: its Python programs and its command lines against a fresh broker."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +156,66 @@ def test_the_whole_configuration_of_the_docs_is_accepted(tmp_path):
         file.write_text(shown)
         done = subprocess.run([binary(), "check", file], capture_output=True, timeout=20)
         assert done.returncode == 0, done.stderr
+
+
+def simulated(page):
+    """Commands of a page with what it shows of their answers."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+    parts = [block.removeprefix("$ maitred ").split("\n", 1) for block in blocks]
+    return [(shlex.split(command), shown.rstrip("\n")) for command, shown in parts]
+
+
+def simulate(arguments, directory=ROOT):
+    """What `maitred simulate` prints; it must succeed."""
+    done = subprocess.run(
+        [binary(), *arguments], capture_output=True, text=True, timeout=60, cwd=directory
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_simulations_come_out_as_shown(tmp_path):
+    """Every command of the page; then its description and its trace as files."""
+    page = (ROOT / "docs/simulate.md").read_text()
+    described, again, recorded = simulated("docs/simulate.md")
+    for arguments, shown in (described, again):
+        assert len(shown.splitlines()) > 4
+        assert simulate(arguments).startswith(shown + "\n")
+    texts = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    sketch, trace = texts
+    assert simulate(described[0]).endswith("\n" + sketch)
+    (tmp_path / "arrivals.csv").write_text(trace)
+    assert simulate(recorded[0], tmp_path).startswith("2 requests in 0.005 s")
+    (load,) = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
+    (tmp_path / "load.toml").write_text(load)
+    out = json.loads(simulate(["simulate", "load.toml", "--json"], tmp_path))
+    assert [line["line"] for line in out["lines"]] == ["careful"]
+    assert len(out["lines"][0]["clients"]) == 3
+
+
+def test_the_page_on_disciplines_shows_what_it_says(tmp_path):
+    """Its picture and tables are made by the commands it names, and its rules are accepted."""
+    page = (ROOT / "docs/disciplines.md").read_text()
+    (command,) = re.findall(r"`maitred (simulate [^`]* --plot) [^`]*`", page)
+    picture = tmp_path / "rush.svg"
+    rush = simulate([*command.split(), picture])
+    assert picture.read_text() == (ROOT / "docs/simulate/rush.svg").read_text()
+    orders = simulate(simulated("docs/simulate.md")[1][0])
+    greedy = simulate(["simulate", "docs/simulate/greedy.toml"])
+    tables = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    for table, out in zip(tables, (rush, orders, greedy), strict=True):
+        assert f"\n\n{table}\n" in out
+    rules = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
+    valves = re.findall(r"^\| `(\{ kind = .*? \})` \|", page, re.M)
+    assert len(valves) == 6
+    guards = re.findall(r"^`((?:protect|alarm) = \{.*?\})`", page, re.M)
+    assert len(guards) == 2
+    rules += [f"[services.v{n}]\nvalve = {valve}\n" for n, valve in enumerate(valves)]
+    rules += ["[defaults]\n", *(f"{guard}\n" for guard in guards)]
+    file = tmp_path / "maitred.toml"
+    file.write_text("".join(rules))
+    done = subprocess.run([binary(), "check", file], capture_output=True, timeout=20)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_demo_ends_well():

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::num::NonZero;
 
 use matching::{
-    AnyConfig, Codel, DropFrom, Order, PieConfig, QueueConfig, Span, Time, ValveConfig,
+    AnyConfig, Codel, DropFrom, Order, PieConfig, QueueConfig, Span, Time, ValveConfig, WEIGHTS,
 };
 
 use crate::guard::Principals;
@@ -85,7 +85,20 @@ pub enum FairBy {
     FirstFrame,
     /// What the protocol's header says; without one, the connection.
     Header,
+    /// Their principal's [`Class`](crate::Class): while all three wait, of 21 that are served 16
+    /// are of the high class, 4 normal and 1 low, so that nobody starves.
+    Class,
 }
+
+/// Turns of a line that is fair by class.
+const CLASSES: NonZero<u64> = NonZero::new(WEIGHTS as u64).expect("above zero");
+
+/// Hand-outs per turn of the classes, the highest first.
+const CLASS_WEIGHTS: [NonZero<u32>; WEIGHTS] = [
+    NonZero::new(16).expect("above zero"),
+    NonZero::new(4).expect("above zero"),
+    NonZero::<u32>::MIN,
+];
 
 /// How many requests may run, and what becomes of others.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -144,7 +157,14 @@ impl ServiceConfig {
             },
         };
         let line = QueueConfig { order: self.order, min: self.keep, ..line };
-        AnyConfig { line, flows: self.fair.map(|fair| fair.flows) }
+        let plain = AnyConfig::from(line);
+        match self.fair {
+            None => plain,
+            Some(Fair { by: FairBy::Class, .. }) => {
+                AnyConfig { flows: Some(CLASSES), weights: CLASS_WEIGHTS, ..plain }
+            }
+            Some(Fair { flows, .. }) => AnyConfig { flows: Some(flows), ..plain },
+        }
     }
 
     /// The line of offers.
@@ -161,7 +181,8 @@ impl ServiceConfig {
     }
 
     /// Until when a request may wait, where the discipline does not know that itself.
-    pub(crate) fn wait_limit(&self, since: Time) -> Option<Time> {
+    #[must_use]
+    pub fn wait_limit(&self, since: Time) -> Option<Time> {
         (self.codel.is_some() && self.give_up != Span::MAX).then(|| since + self.give_up)
     }
 

@@ -910,6 +910,7 @@ impl Engine {
         let Some(Fair { by, .. }) = self.services[key].config.fair else { return 0 };
         let mut hasher = self.service_by_name.hasher().build_hasher();
         match (by, request.fair_key.as_slice()) {
+            (FairBy::Class, _) => return self.guard.turn_of(request.principal),
             (FairBy::Principal, _) => hasher.write_u32(request.principal.as_u32()),
             (FairBy::FirstFrame, _) => hasher.write(request.first_frame.as_slice()),
             (FairBy::Header, named) if !named.is_empty() => hasher.write(named),

@@ -129,11 +129,26 @@ pub struct Principal {
     pub rights: Rights,
     /// How much of it.
     pub quota: Quota,
+    /// How soon it is served where classes take turns.
+    pub class: Class,
+}
+
+/// How soon requests are served where classes take turns
+/// ([`FairBy::Class`](crate::FairBy::Class)).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Class {
+    /// Before others.
+    High,
+    /// As most.
+    #[default]
+    Normal,
+    /// When there is time.
+    Low,
 }
 
 impl Principal {
     fn new(rights: Rights) -> Principal {
-        Principal { rights, quota: Quota::default() }
+        Principal { rights, quota: Quota::default(), class: Class::default() }
     }
 }
 
@@ -241,6 +256,16 @@ impl Guard {
 
     pub(crate) fn views(&self) -> impl Iterator<Item = PrincipalView<'_>> {
         self.guests.iter().map(|guest| PrincipalView { name: &guest.name, usage: guest.usage })
+    }
+
+    /// The turn that the requests of a principal take among classes.
+    pub(crate) fn turn_of(&self, id: PrincipalId) -> u64 {
+        let class = self.guests.get(id.place()).map(|guest| guest.rules.class).unwrap_or_default();
+        match class {
+            Class::High => 0,
+            Class::Normal => 1,
+            Class::Low => 2,
+        }
     }
 
     /// Whether somebody may call a service.

@@ -63,8 +63,8 @@ pub use engine::Planted;
 pub use engine::{Engine, ServiceView, WorkerView};
 pub use event::{Event, Request, WhenFull};
 pub use guard::{
-    ANONYMOUS, HOUSE, Patterns, Principal, PrincipalId, PrincipalView, Principals, Quota, Rights,
-    Usage,
+    ANONYMOUS, Class, HOUSE, Patterns, Principal, PrincipalId, PrincipalView, Principals, Quota,
+    Rights, Usage,
 };
 pub use ids::{ConnId, RequestId};
 pub use matching::{Side, Span, Time};

@@ -17,7 +17,7 @@ mod meetings;
 mod ppp;
 mod security;
 
-use lines::Rules;
+pub(crate) use lines::Rules;
 pub(crate) use ppp::Queue;
 pub(crate) use security::{Mechanism, Tokens};
 
@@ -492,6 +492,14 @@ fn rules(base: ServiceConfig, own: &Rules, table: &[&str]) -> Result<ServiceConf
     let applied = own.apply(&mut config);
     applied.map_err(|(key, message)| Fault::new(&[table, &[key]].concat(), &message))?;
     Ok(config)
+}
+
+/// What the rules of one service come to where nothing else is said.
+///
+/// # Errors
+/// Names the key that is wrong, and why.
+pub(crate) fn rules_alone(own: &Rules) -> Result<ServiceConfig, String> {
+    rules(ServiceConfig::default(), own, &[]).map_err(|fault| fault.message)
 }
 
 /// Values that parse but make no broker.

@@ -1,7 +1,7 @@
 //! The maitred broker: one binary.
 //!
 //! `serve` is the house; everything else talks to one: over MDP (`call`, `work`, `bench`) or over
-//! HTTP (`services`, `workers`, `drain`, `reload`).
+//! HTTP (`services`, `workers`, `drain`, `reload`). `simulate` needs none.
 
 mod serve;
 
@@ -34,6 +34,8 @@ mod keygen;
 mod secret;
 
 mod bench;
+
+mod simulate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -97,6 +99,8 @@ enum Sub {
     Reload(remote::Target),
     /// Load a broker and say what came of it
     Bench(bench::Options),
+    /// Try disciplines on a load, without a broker
+    Simulate(simulate::Args),
 }
 
 /// Which broker a command calls or serves through.
@@ -217,6 +221,7 @@ fn run(command: Sub) -> Result<(), Failure> {
         Sub::Drain(target) => remote::drain(&target),
         Sub::Reload(target) => remote::reload(&target),
         Sub::Bench(options) => bench::run(&options),
+        Sub::Simulate(args) => simulate::run(&args),
     }
 }
 

@@ -15,7 +15,12 @@ pub struct AnyConfig {
     pub line: QueueConfig,
     /// Most flows of a fair line, see [`FairConfig::flows`]; `None` = one line for all.
     pub flows: Option<NonZero<u64>>,
+    /// Hand-outs per turn of the first flows, see [`FairQueue::weigh`]; all others have one.
+    pub weights: [NonZero<u32>; WEIGHTS],
 }
+
+/// Flows of an [`AnyLine`] that may weigh more than others.
+pub const WEIGHTS: usize = 3;
 
 impl AnyConfig {
     fn fair(&self) -> Option<FairConfig> {
@@ -25,7 +30,7 @@ impl AnyConfig {
 
 impl From<QueueConfig> for AnyConfig {
     fn from(line: QueueConfig) -> AnyConfig {
-        AnyConfig { line, flows: None }
+        AnyConfig { line, flows: None, weights: [NonZero::<u32>::MIN; WEIGHTS] }
     }
 }
 
@@ -64,7 +69,11 @@ impl<T: Flow> AnyLine<T> {
     pub fn new(config: AnyConfig, now: Time) -> AnyLine<T> {
         match config.fair() {
             None => AnyLine::Plain(Queue::new(config.line, now)),
-            Some(fair) => AnyLine::Fair(FairQueue::new(fair)),
+            Some(fair) => {
+                let mut line = FairQueue::new(fair);
+                weigh(&mut line, &config);
+                AnyLine::Fair(line)
+            }
         }
     }
 
@@ -203,6 +212,7 @@ impl<T: Flow> Line<T> for AnyLine<T> {
         let mut movers = match (&mut *self, config.fair()) {
             (AnyLine::Plain(line), None) => return line.reconfigure(now, config.line, drops),
             (AnyLine::Fair(line), Some(fair)) if fair.flows == line.config().flows => {
+                weigh(line, &config);
                 return line.reconfigure(now, fair, drops);
             }
             (AnyLine::Plain(line), Some(_)) => line.withdraw_all(),
@@ -221,6 +231,12 @@ impl<T: Flow> Line<T> for AnyLine<T> {
                 line.reconfigure(now, config, drops);
             }
         }
+    }
+}
+
+fn weigh<T>(line: &mut FairQueue<T>, config: &AnyConfig) {
+    for (flow, weight) in (0..).zip(config.weights) {
+        line.weigh(flow, weight);
     }
 }
 

@@ -79,7 +79,7 @@ pub mod live;
 #[cfg(test)]
 mod tests;
 
-pub use any::{AnyConfig, AnyKey, AnyLine};
+pub use any::{AnyConfig, AnyKey, AnyLine, WEIGHTS};
 pub use broker::{Broker, Drops, Match, Outcome, Party, Side};
 pub use fair::{FairConfig, FairKey, FairQueue};
 pub use line::{Flow, Line};

@@ -7,20 +7,25 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::{
-    Blob, Config, ConnId, Effect, Engine, Event, Expulsion, Out, Patterns, Principal, PrincipalId,
-    Principals, Quota, Request, RequestId, Rights, Time, WhenFull,
+    Blob, Class, Config, ConnId, Effect, Engine, Event, Expulsion, Fair, FairBy, Out, Patterns,
+    Principal, PrincipalId, Principals, Quota, Request, RequestId, Rights, Time, WhenFull,
 };
 
 #[derive(Default)]
 struct Seen {
     told: Vec<String>,
     delivered: Vec<RequestId>,
+    /// Octets of each of those.
+    sizes: Vec<usize>,
 }
 
 impl Out for Seen {
     fn emit(&mut self, effect: Effect<'_>) {
         match effect {
-            Effect::Deliver { request, .. } => self.delivered.push(request),
+            Effect::Deliver { request, payload, .. } => {
+                self.delivered.push(request);
+                self.sizes.push(payload.len());
+            }
             Effect::Refuse { reason, .. } => self.told.push(reason.as_str().into()),
             Effect::Expel { why: Expulsion::Denied, .. } => self.told.push("expelled".into()),
             Effect::Expel { .. }
@@ -97,7 +102,7 @@ fn table(principals: &[(&str, Principal)]) -> Principals {
 
 fn caller(services: &[&str], quota: Quota) -> Principal {
     let call = Patterns::new(services.iter().copied());
-    Principal { rights: Rights { call, ..Rights::none() }, quota }
+    Principal { rights: Rights { call, ..Rights::none() }, quota, class: Class::Normal }
 }
 
 fn denied() -> Option<String> {
@@ -153,6 +158,7 @@ fn rights_are_looked_at_service_by_service() {
             ..Rights::none()
         },
         quota: Quota::default(),
+        class: Class::Normal,
     };
     let mut house = House::new(&[("ann", rules)]);
     let ann = house.id("ann");
@@ -219,6 +225,7 @@ fn a_worker_that_lost_its_right_is_put_out() {
     let serves = |pattern| Principal {
         rights: Rights { serve: Patterns::new([pattern]), ..Rights::none() },
         quota: Quota::default(),
+        class: Class::Normal,
     };
     let mut house = House::new(&[("ann", serves("a"))]);
     let ann = house.id("ann");
@@ -247,4 +254,29 @@ fn names_keep_their_ids_when_the_rules_change() {
     assert_eq!(house.ask(PrincipalId::ANONYMOUS, "b", 5), None);
     assert_eq!(house.ask(bea, "b", 5), denied());
     assert_eq!(house.engine.principal_name(bea), "bea");
+}
+
+#[test]
+fn classes_take_weighted_turns() {
+    let of = |class| Principal { class, ..caller(&["a"], Quota::default()) };
+    let classes = [("high", Class::High), ("normal", Class::Normal), ("low", Class::Low)];
+    let mut house = House::new(&classes.map(|(name, class)| (name, of(class))));
+    let mut config = house.engine.config().clone();
+    let flows = core::num::NonZero::<u64>::MIN;
+    config.defaults.fair = Some(Fair { by: FairBy::Class, flows });
+    house.step(Event::Configure(Box::new(config)));
+    // The low ones come first, and each class is told by the size of its requests.
+    for (size, name) in [(3, "low"), (2, "normal"), (1, "high")] {
+        for _ in 0..50 {
+            let principal = house.id(name);
+            assert_eq!(house.ask(principal, "a", size), None);
+        }
+    }
+    assert_eq!(house.offer(PrincipalId::HOUSE, "a"), None);
+    let count = |sizes: &[usize], size| sizes.iter().filter(|one| **one == size).count();
+    let (first, all) = (&house.seen.sizes[..42], &house.seen.sizes[..]);
+    assert_eq!([1, 2, 3].map(|size| count(first, size)), [32, 8, 2]);
+    // A hundred offers: all of the high ones, and nobody starved.
+    assert_eq!(count(all, 1), 50);
+    assert!(count(all, 2) > 16 && count(all, 3) >= 3, "{all:?}");
 }

@@ -70,6 +70,7 @@ pub(crate) enum FairWord {
     Principal,
     FirstFrame,
     Header,
+    Class,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -193,6 +194,7 @@ impl Rules {
             Some(FairWord::Off) => None,
             Some(FairWord::Connection) => Some(Fair { by: FairBy::Connection, flows }),
             Some(FairWord::Principal) => Some(Fair { by: FairBy::Principal, flows }),
+            Some(FairWord::Class) => Some(Fair { by: FairBy::Class, flows }),
             Some(FairWord::FirstFrame) => Some(Fair { by: FairBy::FirstFrame, flows }),
             Some(FairWord::Header) => Some(Fair { by: FairBy::Header, flows }),
         };

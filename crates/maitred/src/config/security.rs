@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::{Patterns, Principal, Quota, Rights};
+use engine::{Class, Patterns, Principal, Quota, Rights};
 use sessions::{Credentials, ShardConfig};
 use zeroize::Zeroizing;
 use zmtp::Security;
@@ -61,6 +61,17 @@ pub(super) struct WrittenPrincipal {
     burst: Option<u32>,
     in_flight: Option<u64>,
     in_flight_bytes: Option<Size>,
+    class: ClassWord,
+}
+
+/// How soon a principal is served where classes take turns.
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ClassWord {
+    High,
+    #[default]
+    Normal,
+    Low,
 }
 
 /// Who bears which token over HTTP: the token, and the name of its principal.
@@ -139,6 +150,11 @@ fn principal(name: &str, written: &WrittenPrincipal) -> Result<Principal, Fault>
             burst,
             in_flight: written.in_flight.unwrap_or(free.in_flight),
             bytes: written.in_flight_bytes.map_or(free.bytes, |Size(bytes)| bytes),
+        },
+        class: match written.class {
+            ClassWord::High => Class::High,
+            ClassWord::Normal => Class::Normal,
+            ClassWord::Low => Class::Low,
         },
     })
 }

@@ -43,7 +43,7 @@ fn any_call() -> impl Strategy<Value = Call> {
 }
 
 fn config(flows: u64) -> AnyConfig {
-    AnyConfig { line: QueueConfig::default(), flows: NonZero::new(flows) }
+    AnyConfig { flows: NonZero::new(flows), ..QueueConfig::default().into() }
 }
 
 proptest! {

@@ -4,7 +4,7 @@ use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
-use engine::{ConnId, Patterns, Principal, PrincipalId, Quota, Rights, Span, Time};
+use engine::{Class, ConnId, Patterns, Principal, PrincipalId, Quota, Rights, Span, Time};
 use zeroize::Zeroizing;
 use zmtp::{Event, Frames, KeyPair, SecretKey, Security, SocketType, Step, put_frame, put_ping};
 
@@ -26,9 +26,9 @@ fn config() -> ShardConfig {
     let doors = vec![Security::Null, Security::CurveServer(keys(1)), Security::PlainServer];
     let mut config = ShardConfig { doors, ..ShardConfig::default() };
     let quota = Quota::default();
-    let ann = Principal { rights: Rights::all(), quota };
+    let ann = Principal { rights: Rights::all(), quota, class: Class::Normal };
     let call = Patterns::new(["echo"]);
-    let bea = Principal { rights: Rights { call, ..Rights::none() }, quota };
+    let bea = Principal { rights: Rights { call, ..Rights::none() }, quota, class: Class::Normal };
     config.engine.principals.insert("ann".into(), ann);
     config.engine.principals.insert("bea".into(), bea);
     config.credentials.add_key(*keys(2).public(), "ann");

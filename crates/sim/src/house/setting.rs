@@ -167,7 +167,7 @@ fn kept_somehow(rng: &mut Rng) -> ServiceConfig {
     };
     let valve = ValveConfig { min: 1, max: rng.pick(&[1, 3, 100]), rule };
     let fair_by =
-        rng.pick(&[FairBy::Connection, FairBy::Principal, FairBy::FirstFrame, FairBy::Header]);
+        rng.pick(&[FairBy::Connection, FairBy::Principal, FairBy::FirstFrame, FairBy::Class]);
     let flows = NonZero::new(rng.pick(&[1, 3, 1_024])).unwrap_or(NonZero::<u64>::MIN);
     let codel = Codel { target: millis(rng, 1, 50), interval: millis(rng, 50, 500) };
     let wait = millis(rng, 50, 1_000);
