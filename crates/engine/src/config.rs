@@ -5,9 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::num::NonZero;
 
-use matching::{
-    AnyConfig, Codel, DropFrom, Order, PieConfig, QueueConfig, Span, Time, ValveConfig, WEIGHTS,
-};
+use matching::{AnyConfig, Codel, Order, PieConfig, QueueConfig, Span, Time, ValveConfig, WEIGHTS};
 
 use crate::guard::Principals;
 use crate::meeting::MeetingRules;
@@ -169,7 +167,7 @@ impl ServiceConfig {
 
     /// The line of offers.
     pub(crate) fn offers(&self) -> QueueConfig {
-        QueueConfig { order: self.workers, drop_from: DropFrom::Back, ..QueueConfig::default() }
+        QueueConfig { order: self.workers, ..QueueConfig::default() }
     }
 
     /// The line of leases: its timeout is the execution limit.

@@ -508,34 +508,39 @@ impl Engine {
         self.pump(now, key, out);
         let service = &mut self.services[key];
         if service.turns_away(now, draw) {
-            service.refuse(Reason::Overload);
-            self.refuse_new(request, Reason::Overload, out);
-            return false;
+            return self.turn_down(key, request, Reason::Overload, out);
         }
-        if service.is_at_bound(bytes) && !planted!(self, BoundIgnored) {
-            let at_bound = service.config.when_full;
+        let (at_bound, most) = (service.config.when_full, service.config.queue_bytes);
+        let is_full = service.is_at_bound(bytes) && !planted!(self, BoundIgnored);
+        let makes_room = at_bound == AtBound::DropOldest;
+        if is_full && !(makes_room && self.drop_oldest(now, key, bytes, out)) {
             let refuses = request.when_full == WhenFull::Refuse || at_bound == AtBound::Refuse;
-            if at_bound == AtBound::DropOldest && self.drop_oldest(now, key, bytes, out) {
-                // There is room now.
-            } else if refuses || bytes > self.services[key].config.queue_bytes {
-                self.services[key].refuse(Reason::QueueFull);
-                self.refuse_new(request, Reason::QueueFull, out);
-                return false;
-            } else {
-                let service = &mut self.services[key];
-                service.paused.push_back((request.conn, bytes));
-                let held_back = HeldBack { service: key, bytes, promised: false };
-                self.require_conn(now, request.conn).held_back = Some(held_back);
-                out.emit(Effect::Pause { to: request.conn });
-                return false;
+            if refuses || bytes > most {
+                return self.turn_down(key, request, Reason::QueueFull, out);
             }
+            self.services[key].paused.push_back((request.conn, bytes));
+            let held_back = HeldBack { service: key, bytes, promised: false };
+            self.require_conn(now, request.conn).held_back = Some(held_back);
+            out.emit(Effect::Pause { to: request.conn });
+            return false;
         }
         if !self.guard.has_room(now, request.principal, bytes) {
-            self.services[key].refuse(Reason::Overload);
-            self.refuse_new(request, Reason::Overload, out);
-            return false;
+            return self.turn_down(key, request, Reason::Overload, out);
         }
         true
+    }
+
+    /// Refuses a request of a service that exists; always `false`: it is not let in.
+    fn turn_down(
+        &mut self,
+        key: ServiceKey,
+        request: &Request<'_>,
+        reason: Reason,
+        out: &mut impl Out,
+    ) -> bool {
+        self.services[key].refuse(reason);
+        self.refuse_new(request, reason, out);
+        false
     }
 
     fn on_offer(
