@@ -209,7 +209,7 @@ pub struct Config {
     pub meetings: MeetingRules,
     /// Who may do what.
     pub principals: Principals,
-    /// Most services at a time. Each costs about half a kilobyte.
+    /// Most services at a time. Each costs about 1.2 kilobytes.
     pub services_max: usize,
     /// Most offers one worker may make.
     pub concurrency_max: u32,
