@@ -32,9 +32,12 @@ enum Lie {
     Change(u16, u8),
     /// Nothing is said from here on.
     Cut(u16),
-    /// All of it is said twice.
+    /// All of it is said twice, unless that is more than any peer needs to say.
     Twice,
 }
+
+/// Lies that double what is said may follow each other; more octets than this find nothing new.
+const SAID_MAX: usize = 16_384;
 
 impl Lie {
     fn tell(self, bytes: &mut Vec<u8>) -> bool {
@@ -51,7 +54,9 @@ impl Lie {
                 true
             }
             Lie::Twice => {
-                bytes.extend_from_within(..);
+                if bytes.len() <= SAID_MAX / 2 {
+                    bytes.extend_from_within(..);
+                }
                 true
             }
         }
