@@ -12,7 +12,8 @@ pub(crate) fn run() -> Result<(), String> {
     let clippy = "clippy --workspace --all-targets --all-features -- -D warnings";
     sh("lints", &mut cargo(clippy))?;
     sh("tests", &mut cargo("test --workspace"))?;
-    let awaited = "test --package matching --features tower --test live --test tower";
+    let awaited = "test --package matching --features tower --lib --test live --test regulator \
+                   --test tower";
     sh("tests to await", &mut cargo(awaited))?;
     sh("docs", cargo("doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
     deny::run()?;
