@@ -13,7 +13,7 @@ pub(crate) fn run() -> Result<(), String> {
     sh("lints", &mut cargo(clippy))?;
     sh("tests", &mut cargo("test --workspace"))?;
     let awaited = "test --package matching --features tower --lib --test live --test regulator \
-                   --test tower";
+                   --test pool --test tower";
     sh("tests to await", &mut cargo(awaited))?;
     sh("docs", cargo("doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
     deny::run()?;

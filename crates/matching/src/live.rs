@@ -32,6 +32,7 @@ use crate::queue::{Dropped, Reason};
 use crate::time::{Span, Time};
 
 mod broker;
+pub mod pool;
 mod regulator;
 mod seats;
 
