@@ -13,9 +13,12 @@ pub(crate) fn run() -> Result<(), String> {
     sh("lints", &mut cargo(clippy))?;
     sh("tests", &mut cargo("test --workspace"))?;
     let awaited = "test --package matching --features tower --lib --test live --test regulator \
-                   --test pool --test tower";
+                   --test pool --test tower --test tower_503";
     sh("tests to await", &mut cargo(awaited))?;
+    sh("documented tests to await", &mut cargo("test --package matching --features tower --doc"))?;
     sh("docs", cargo("doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
+    let awaited = "doc --package matching --all-features --no-deps";
+    sh("docs to await", cargo(awaited).env("RUSTDOCFLAGS", "-D warnings"))?;
     deny::run()?;
     fuzz::run(30)?;
     interop(&[])
