@@ -5,7 +5,7 @@
 //! Try it with more callers than it can carry:
 //!
 //! ```text
-//! $ for n in $(seq 200); do curl -s -o /dev/null -w '%{http_code}\n' 127.0.0.1:8081/ & done | sort | uniq -c
+//! $ seq 500 | xargs -P 50 -I{} curl -so /dev/null -w '%{http_code}\n' 127.0.0.1:8081 | sort | uniq -c
 //! ```
 
 use std::convert::Infallible;

@@ -17,9 +17,9 @@
 //! A handle is cheap to clone. Whoever stops waiting (drops the future) is withdrawn in O(1) and
 //! never matched. Whoever does so between its match and its next poll was matched: what the other
 //! side brought is dropped there and then, so let that drop say so (a channel closes, a connection
-//! returns to its pool), and [`Snapshot::abandoned`] counts it. A permit or a resource of a pool goes
-//! back by itself. Each broker, regulator and pool has one small task that sleeps until somebody is
-//! due; it ends with the last handle, so create them inside a runtime.
+//! returns to its pool), and [`Snapshot::abandoned`] counts it. A permit or a resource of a pool
+//! goes back by itself. Each broker, regulator and pool has one small task that sleeps until
+//! somebody is due; it ends with the last handle, so create them inside a runtime.
 
 use alloc::vec::Vec;
 use core::task::Waker;
