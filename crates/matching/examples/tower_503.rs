@@ -5,7 +5,8 @@
 //! Try it with more callers than it can carry:
 //!
 //! ```text
-//! $ seq 500 | xargs -P 50 -I{} curl -so /dev/null -w '%{http_code}\n' 127.0.0.1:8081 | sort | uniq -c
+//! $ seq 500 | xargs -P 50 -I{} curl -so /dev/null -w '%{http_code}\n' 127.0.0.1:8081 |
+//!     sort | uniq -c
 //! ```
 
 use std::convert::Infallible;
