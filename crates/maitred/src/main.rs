@@ -37,6 +37,8 @@ mod bench;
 
 mod simulate;
 
+mod chance;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -6,10 +6,10 @@ use engine::ServiceConfig;
 use matching::{Span, Time};
 use toml::Spanned;
 
-use super::chance::Chance;
 use super::rules::{Line, LineFile};
 use super::{Args, trace};
 use crate::Failure;
+use crate::chance::Chance;
 use crate::config::Lasting;
 
 /// Most requests of a load: each costs some 100 bytes while it is simulated.
