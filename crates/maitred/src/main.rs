@@ -39,6 +39,8 @@ mod simulate;
 
 mod chance;
 
+mod words;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
