@@ -12,8 +12,8 @@
 //! a LIFO line that hands out its last waiter, fast, stays in its episode if its cached timer is
 //! ahead; ours is calm then.
 //!
-//! The original knows nobody who was handed out before and put back ([`Queue::put_back`]). Here such
-//! a waiter is as if it were not there: it is not dropped, and handing it out changes nothing.
+//! The original knows nobody who was handed out before and put back ([`Queue::put_back`]). Here
+//! such a waiter is as if it were not there: it is not dropped, and handing it out changes nothing.
 
 use alloc::vec::Vec;
 
