@@ -116,6 +116,7 @@ impl Run {
             ms("/answered_ms/p50")?,
             ms("/answered_ms/p90")?,
             ms("/answered_ms/p99")?,
+            ms("/worked_ms")?,
         ];
         Ok(format!("| {} |", cells.join(" | ")))
     }
@@ -131,7 +132,7 @@ fn page(report: &Report, runs: &[Run]) -> Result<String, String> {
         .replace("{wasted}", &format!("{:.0} %", wasted * 100.0))
         .replace("{worst}", &format!("{:.0} s", plain.number("/answered_ms/max")? / 1e3));
     Ok(format!(
-        "{HEAD}{}\n{}\n\n{text}\n## Bars\n\n{}\n",
+        "{HEAD}{}\n{}\n\n{text}\n## Bars\n\n{}",
         table(HEADER, &rows),
         report.machine(),
         report.bars_table()
@@ -187,13 +188,14 @@ any Majordomo broker; every broker gets the same arrivals.
 ";
 
 const HEADER: &str = "\
-| broker | requests | in time | goodput | late | no answer | p50 | p90 | p99 |";
+| broker | requests | in time | goodput | late | no answer | p50 | p90 | p99 | work each |";
 
 const SHOWN: &str = "\
 *Goodput* is what was answered in time before the load ended, as a share of what the workers could
 have done. *No answer* is what was shed, or still waited when the last client had given up; nobody
 asked to be told (`answer_refusals`), so both are silence. Times are from the request to the
-answer, the 10 ms of work included, of all that were answered.
+answer, the 10 ms of work included, of all that were answered. *Work each* is how long a worker was
+at a request: what is beyond 10 ms it waited for the machine, and no broker can make up for it.
 
 ## What it shows
 
