@@ -68,6 +68,9 @@ pub(super) fn run(programs: &Programs, args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// A figure for each part of the time, where there is one.
+type Points = Vec<Option<f64>>;
+
 impl Run {
     fn of(
         programs: &Programs,
@@ -97,7 +100,7 @@ impl Run {
     }
 
     /// A figure for each part of the time.
-    fn parts(&self, name: &str) -> Result<Vec<Option<f64>>, String> {
+    fn parts(&self, name: &str) -> Result<Points, String> {
         let parts = self.json["parts"][name].as_array();
         let parts = parts.ok_or_else(|| format!("{}: no parts of {name}", self.who))?;
         Ok(parts.iter().map(Value::as_f64).collect())
@@ -140,7 +143,7 @@ fn page(report: &Report, runs: &[Run]) -> Result<String, String> {
 }
 
 fn picture(runs: &[Run]) -> Result<String, String> {
-    let series = |points: &dyn Fn(&Run) -> Result<Vec<Option<f64>>, String>| {
+    let series = |points: &dyn Fn(&Run) -> Result<Points, String>| {
         let one = |run: &Run| Ok(Series { name: run.who.to_owned(), points: points(run)? });
         runs.iter().map(one).collect::<Result<Vec<Series>, String>>()
     };
