@@ -7,6 +7,7 @@
 mod curve;
 mod loads;
 mod matching;
+mod overload;
 mod peer;
 mod process;
 mod report;
@@ -40,6 +41,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if args.len() == 1 && args[0] == "store" {
         return store::run();
     }
+    if let [first, rest @ ..] = args
+        && first == "overload"
+    {
+        return overload::run(&build()?, rest);
+    }
+    let (args, sbroker) = where_sbroker_is(args)?;
     let all = args.is_empty() || args.iter().any(|arg| arg == "all");
     let known = |arg: &String| LOADS.contains(&&**arg) || ROOMS.contains(&&**arg) || arg == "all";
     if let Some(unknown) = args.iter().find(|arg| !known(arg)) {
@@ -50,7 +57,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 
     let mut report = Report::start();
     if wanted("matching") {
-        matching::run(&mut report)?;
+        matching::run(&mut report, sbroker.as_deref())?;
     }
     if !all && args.iter().all(|arg| arg == "matching") {
         println!("{}", report.finish());
@@ -78,6 +85,20 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
+}
+
+/// The names among `args`, and where sbroker's modules are, if anybody says so.
+fn where_sbroker_is(args: &[String]) -> Result<(Vec<String>, Option<PathBuf>), String> {
+    let mut names = args.to_vec();
+    let Some(at) = names.iter().position(|arg| arg == "--sbroker") else {
+        return Ok((names, std::env::var_os("SBROKER_EBIN").map(PathBuf::from)));
+    };
+    let named: Vec<String> = names.drain(at..names.len().min(at + 2)).collect();
+    let [_, ebin] = &named[..] else {
+        return Err("--sbroker takes the directory of sbroker's compiled modules".into());
+    };
+    let ebin = std::path::absolute(ebin).map_err(|error| format!("--sbroker {ebin}: {error}"))?;
+    Ok((names, Some(ebin)))
 }
 
 /// Builds the broker and the baseline.

@@ -37,6 +37,10 @@ mod bench;
 
 mod simulate;
 
+mod chance;
+
+mod words;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

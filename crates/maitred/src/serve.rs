@@ -75,15 +75,11 @@ pub(crate) fn run(
     let _lock = data.map(lock_data).transpose()?;
     raise_file_limit(settings.shard.limits.connections);
     let broker = Broker::bind(settings, path, overrides)?;
-    for line in broker.addresses() {
-        println!("{line}");
-    }
-    println!("ready");
-    for line in broker.hints() {
-        println!("{line}");
-    }
+    let mut lines = broker.addresses();
+    lines.push("ready".to_owned());
+    lines.extend(broker.hints());
     // A reader that went away must not end the broker.
-    let _ = std::io::stdout().flush();
+    let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
     broker.run()
 }
 

@@ -45,8 +45,17 @@ pub(super) struct Broker {
 
 impl Broker {
     pub(super) fn maitred(programs: &Programs, placement: Placement) -> Result<Broker, String> {
+        Broker::maitred_saying(programs, placement, &[])
+    }
+
+    /// With more flags.
+    pub(super) fn maitred_saying(
+        programs: &Programs,
+        placement: Placement,
+        flags: &[&str],
+    ) -> Result<Broker, String> {
         let mut command = placement.command(&programs.maitred);
-        command.args(["serve", "--mdp", "tcp://127.0.0.1:0", "--http", "off"]);
+        command.args(["serve", "--mdp", "tcp://127.0.0.1:0", "--http", "off"]).args(flags);
         command.env("MAITRED_LOG", "error").env_remove("MAITRED_CONFIG");
         Broker::start(command)
     }
