@@ -21,10 +21,7 @@ pub(crate) enum Stream {
 
 impl Stream {
     /// Names are looked up anew at each connection. `trust` must be there for `tls://`.
-    pub(crate) async fn connect(
-        endpoint: &Endpoint,
-        trust: Option<&Trust>,
-    ) -> io::Result<Stream> {
+    pub(crate) async fn connect(endpoint: &Endpoint, trust: Option<&Trust>) -> io::Result<Stream> {
         match endpoint.address() {
             Address::Tcp(host, port) => connect_tcp(host, *port).await.map(Stream::Tcp),
             Address::Tls(host, port) => {

@@ -24,8 +24,9 @@ impl Trust {
         let unfit = |why: String| Error::Tls { why: why.into() };
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate
-                .map_err(|error| unfit(format!("the authority's certificate is no PEM: {error}")))?;
+            let certificate = certificate.map_err(|error| {
+                unfit(format!("the authority's certificate is no PEM: {error}"))
+            })?;
             roots.add(certificate).map_err(|error| {
                 unfit(format!("the authority's certificate cannot be used: {error}"))
             })?;

@@ -76,7 +76,8 @@ pub(crate) struct Wire {
 impl Wire {
     /// Connects and shakes hands.
     pub(crate) async fn connect(endpoint: &Endpoint, config: &WireConfig) -> Result<Wire, Lost> {
-        let stream = timeout(CONNECT_TIMEOUT, Stream::connect(endpoint, config.trust.as_ref())).await;
+        let stream =
+            timeout(CONNECT_TIMEOUT, Stream::connect(endpoint, config.trust.as_ref())).await;
         let stream = stream.map_err(|_| Lost::from("no answer to connecting"))?;
         let stream = stream.map_err(|error| error.to_string())?;
         let mut zmtp_config = zmtp::Config::new(SocketType::Dealer);

@@ -35,6 +35,8 @@ pub(crate) struct Handshakes {
     in_hand: usize,
     /// Steps of TLS that wait.
     tls: VecDeque<(ConnId, Step)>,
+    /// Connections that ended in a handshake of TLS, since their steps were last looked for.
+    abandoned: usize,
     /// Whose turn it is where both wait.
     tls_next: bool,
 }
@@ -46,11 +48,24 @@ impl Handshakes {
         std::thread::Builder::new()
             .name("handshakes".into())
             .spawn(move || compute(&taken, &doors, &inbox))?;
-        Ok(Handshakes { jobs, in_hand: 0, tls: VecDeque::new(), tls_next: false })
+        let tls = VecDeque::new();
+        Ok(Handshakes { jobs, in_hand: 0, tls, abandoned: 0, tls_next: false })
     }
 
-    /// Keeps a step of TLS until there is room; `false` if `most` wait already.
-    pub(crate) fn push(&mut self, id: ConnId, step: Step, most: usize) -> bool {
+    /// Keeps a step of TLS until there is room; `false` if `most` wait already. `is_there`: whether
+    /// a connection is still open.
+    pub(crate) fn push(
+        &mut self,
+        id: ConnId,
+        step: Step,
+        most: usize,
+        is_there: impl Fn(ConnId) -> bool,
+    ) -> bool {
+        // As the shard does it: who left takes no place, and is looked for only now and then.
+        if self.tls.len() >= most && self.abandoned >= most.div_ceil(2) {
+            self.abandoned = 0;
+            self.tls.retain(|(id, _)| is_there(*id));
+        }
         if self.tls.len() >= most {
             return false;
         }
@@ -60,6 +75,11 @@ impl Handshakes {
             self.tls.push_back((id, step));
         }
         true
+    }
+
+    /// A connection ended in a handshake of TLS.
+    pub(crate) fn abandon(&mut self) {
+        self.abandoned += 1;
     }
 
     /// Gives out as much as there is room for, of TLS and of ZMTP in turns. `is_there`: whether a

@@ -117,7 +117,8 @@ impl Reactor {
             .iter()
             .any(|(listener, dialect)| {
                 let door = doors.get(usize::from(dialect.door));
-                listener.is_tls() || door.is_some_and(|door| door.security.mechanism() == zmtp::Mechanism::Curve)
+                listener.is_tls()
+                    || door.is_some_and(|door| door.security.mechanism() == zmtp::Mechanism::Curve)
             })
             .then(|| Handshakes::start(doors, inbox.clone()))
             .transpose()?;
@@ -373,11 +374,7 @@ impl Reactor {
         self.resume();
         if let Some(handshakes) = &mut self.handshakes {
             let sockets = &self.sockets;
-            let is_there = |id: ConnId| {
-                let socket = sockets.get(id.slot() as usize).and_then(Option::as_ref);
-                socket.is_some_and(|socket| socket.id == id)
-            };
-            handshakes.feed(|| self.shard.take_work(), is_there);
+            handshakes.feed(|| self.shard.take_work(), |id| is_there(sockets, id));
         }
     }
 
@@ -448,6 +445,11 @@ impl Reactor {
             // Both may fail on a connection that is already gone; there is nothing else to do.
             let _ = self.poll.registry().deregister(&mut socket.stream);
             let _ = socket.stream.finish();
+            if socket.stream.is_shaking()
+                && let Some(handshakes) = &mut self.handshakes
+            {
+                handshakes.abandon();
+            }
         }
         self.shard.closed(now, id);
     }
@@ -666,6 +668,11 @@ impl Reactor {
         let ids: Vec<ConnId> = sockets().map(|socket| socket.id).collect();
         ids.into_iter().any(|id| self.shard.outbox(id).is_some_and(|outbox| !outbox.is_empty()))
     }
+}
+
+fn is_there(sockets: &[Option<Socket>], id: ConnId) -> bool {
+    let socket = sockets.get(id.slot() as usize).and_then(Option::as_ref);
+    socket.is_some_and(|socket| socket.id == id)
 }
 
 fn log_closed(id: ConnId, remote: Option<std::net::SocketAddr>, reason: &CloseReason) {

@@ -43,7 +43,11 @@ pub(crate) struct TlsStream {
 
 enum State {
     /// The handshake's next record is being read; the other end of it may be at the helper thread.
-    Shaking { session: Option<Box<ServerConnection>>, record: Vec<u8>, records: u8 },
+    Shaking {
+        session: Option<Box<ServerConnection>>,
+        record: Vec<u8>,
+        records: u8,
+    },
     Open(Box<ServerConnection>),
 }
 
@@ -343,12 +347,14 @@ pub(crate) fn server(chain: &[u8], key: &str) -> Result<Arc<ServerConfig>, (Part
         .expect("the provider knows TLS 1.3")
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => {
+        .map_err(|error| {
+            if matches!(error, rustls::Error::InconsistentKeys(_)) {
                 (Part::Key, "is not the key of the first certificate in tls_cert".into())
+            } else if matches!(error, rustls::Error::InvalidCertificate(_)) {
+                (Part::Chain, format!("cannot be used: {error}"))
+            } else {
+                (Part::Key, format!("cannot be used: {error}"))
             }
-            rustls::Error::InvalidCertificate(_) => (Part::Chain, error.to_string()),
-            other => (Part::Key, format!("cannot be used: {other}")),
         })?;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -2,7 +2,7 @@
 
 use engine::{ConnId, Time};
 
-use super::Reactor;
+use super::{Reactor, is_there};
 use crate::tls::{Gathered, Stepped};
 
 /// The label of connections that are refused below ZMTP.
@@ -23,7 +23,8 @@ impl Reactor {
                 let most = self.shard.config().limits.handshakes;
                 let queue = self.handshakes.as_mut();
                 let queue = queue.expect("there is a thread if there is a listener with TLS");
-                if !queue.push(id, step, most) {
+                let sockets = &self.sockets;
+                if !queue.push(id, step, most, |id| is_there(sockets, id)) {
                     self.shard.crowd_out(now, id);
                 }
             }

@@ -77,7 +77,14 @@ impl Shard {
     /// they get our answers come before those who did not.
     pub(super) fn queue_work(&mut self, id: ConnId) {
         let Some(work) = self.floor.wire(id).and_then(|wire| wire.zmtp.take_work()) else { return };
-        if self.work.len() >= self.floor.config.limits.handshakes {
+        let most = self.floor.config.limits.handshakes;
+        // Looked for only if there may be many, so that nobody can make us look all the time.
+        if self.work.len() >= most && self.abandoned >= most.div_ceil(2) {
+            self.abandoned = 0;
+            let floor = &mut self.floor;
+            self.work.retain(|(id, _)| floor.wire(*id).is_some_and(|wire| !wire.closing));
+        }
+        if self.work.len() >= most {
             return self.crowd(id);
         }
         if work.is_urgent() {
