@@ -140,8 +140,11 @@ def test_strangers_are_told_400_and_seen(locked, keys):
             assert event[0] == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         stranger.close()
         assert locked.metric("maitred_denied_total") > number
+    # The log is written by a thread of its own: it may come later than the metric.
+    wait_until(
+        lambda: sum("denied" in line for line in locked.child.stderr) >= 3, "three lines in the log"
+    )
     log = "\n".join(locked.child.stderr)
-    wait_until(lambda: log.count("denied") >= 3, "three lines in the log", 2.0)
     assert keys.public("eve") in log
     for secret in (PASSWORD, "tea for one", keys.secret("eve"), keys.secret("server")):
         assert secret not in log + "\n".join(locked.child.stdout)
@@ -152,7 +155,9 @@ def test_a_client_of_another_server_is_refused(locked, keys):
     stranger = Monitored(locked, locked.endpoints[CURVE], **keys.curve("ann", server="eve"))
     wait_until(lambda: locked.metric("maitred_failed_handshakes_total") > 0, "a refusal")
     stranger.close()
-    assert any("bad_box" in line and "HELLO" in line for line in locked.child.stderr)
+    wait_until(
+        lambda: any("bad_box" in line and "HELLO" in line for line in locked.child.stderr), "a line"
+    )
     assert locked.metric("maitred_denied_total") == 0
 
 
@@ -215,8 +220,9 @@ def test_flipped_bits_are_never_taken_for_a_request(locked, keys):
 
 
 def test_a_flood_of_hellos_starves_nobody(start, keys):
-    """Calls on the open listener go on, and who has a key gets in once the flood is over."""
-    more = "[limits]\nhandshakes = 256\n"
+    """Calls on the open listener go on, and whoever has a key gets in once the flood is over, and
+    also while it lasts: those who left take no place among the handshakes that wait."""
+    more = "[limits]\nhandshakes = 512\nhandshake = \"60s\"\n"
     broker = start(more + locked_config(keys), mdp_option=False)
     broker.serve("echo")
     client = broker.client()
@@ -241,10 +247,13 @@ def test_a_flood_of_hellos_starves_nobody(start, keys):
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: broker.metric("maitred_failed_handshakes_total") > 100, "a flood")
+        # On a busy machine most are gone before anybody gets to compute what they said.
+        wait_until(lambda: broker.metric("maitred_accepted_total") > 1_000, "a flood", 20.0)
         for number in range(300):
             assert client.call("echo", b"%d" % number, timeout=5.0) == [b"%d" % number]
-        assert broker.metric("maitred_failed_handshakes_total") > 100
+        assert broker.metric("maitred_failed_handshakes_total") > 0
+        during = broker.client(endpoint=broker.endpoints[CURVE], **keys.curve("ann"))
+        assert during.call("echo", b"during", timeout=30.0) == [b"during"]
     finally:
         over.set()
         for thread in threads:
