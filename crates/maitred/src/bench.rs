@@ -1,11 +1,12 @@
 //! `maitred bench`: loads a broker and says what came of it.
 //!
-//! Any Majordomo MDP/0.1 broker will do. The scenarios differ in what they ask of one: the price of
+//! Any Majordomo MDP/0.1 broker will do, and any Paranoid Pirate queue. The scenarios differ in what they ask of one: the price of
 //! a single call, of many small ones on few and on many connections, of large bodies, and of many
 //! requests on one worker's connection (which needs our READY option `concurrency=N`; a broker
 //! without it serves one at a time).
 
 mod load;
+mod words;
 
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -16,7 +17,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{Failure, secret};
-use load::{Measured, Shape};
+use load::{Measured, Shape, Target};
+use words::Words;
 
 /// What to bench, and how to print.
 #[derive(Debug, clap::Args)]
@@ -24,6 +26,12 @@ pub(crate) struct Options {
     /// The broker
     #[arg(long, default_value = "tcp://127.0.0.1:5555", value_name = "ENDPOINT")]
     mdp: String,
+    /// A Paranoid Pirate queue instead: where its clients connect …
+    #[arg(long, value_name = "ENDPOINT", requires = "ppp_back", conflicts_with = "mdp")]
+    ppp_front: Option<String>,
+    /// … and its workers
+    #[arg(long, value_name = "ENDPOINT", requires = "ppp_front")]
+    ppp_back: Option<String>,
     /// What to ask of it
     #[arg(long, value_enum, default_value_t = Choice::All)]
     scenario: Choice,
@@ -55,7 +63,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", requires = "server_key")]
     key: Option<PathBuf>,
     /// Start a broker for this run, and stop it afterwards
-    #[arg(long, conflicts_with_all = ["mdp", "pid", "key"])]
+    #[arg(long, conflicts_with_all = ["mdp", "ppp_front", "pid", "key"])]
     spawn: bool,
     /// Print JSON, one object per scenario and line
     #[arg(long)]
@@ -104,14 +112,7 @@ struct Report {
 /// If the broker cannot be reached, or an answer was wrong or missing.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let own = if options.spawn { Some(OwnBroker::start()?) } else { None };
-    let address = resolve(own.as_ref().map_or(&options.mdp, |own| &own.endpoint))?;
-    let security = match (&options.server_key, &options.key) {
-        (Some(server), Some(key)) => zmtp::Security::CurveClient {
-            server: secret::public_key(server).map_err(Failure::config)?,
-            keys: secret::read_key(key).map_err(Failure::config)?,
-        },
-        _ => zmtp::Security::Null,
-    };
+    let target = target(options, own.as_ref().map_or(&options.mdp, |own| &own.endpoint))?;
     let pid = options.pid.or(own.as_ref().map(|own| own.child.id()));
     let progress = std::io::stderr().is_terminal();
     let mut wrong = Vec::new();
@@ -120,7 +121,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             continue;
         }
         let shape = shape(options, numbers);
-        let measured = load::run(address, &security, name, &shape, pid, progress)
+        if target.words == Words::Pirate && shape.concurrency > 1 {
+            continue;
+        }
+        let measured = load::run(&target, name, &shape, pid, progress)
             .map_err(|error| Failure::new(format!("{name}: {error}")))?;
         let valid = measured.bad == 0 && measured.lost == 0;
         let report = Report { scenario: name, shape, measured, valid };
@@ -138,6 +142,21 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(format!("wrong or missing answers in {}", wrong.join(", "))))
+}
+
+fn target(options: &Options, mdp: &str) -> Result<Target, Failure> {
+    let security = match (&options.server_key, &options.key) {
+        (Some(server), Some(key)) => zmtp::Security::CurveClient {
+            server: secret::public_key(server).map_err(Failure::config)?,
+            keys: secret::read_key(key).map_err(Failure::config)?,
+        },
+        _ => zmtp::Security::Null,
+    };
+    let (front, back, words) = match (&options.ppp_front, &options.ppp_back) {
+        (Some(front), Some(back)) => (resolve(front)?, resolve(back)?, Words::Pirate),
+        _ => (resolve(mdp)?, resolve(mdp)?, Words::Majordomo),
+    };
+    Ok(Target { front, back, words, security })
 }
 
 fn shape(options: &Options, [requests, window, body, clients, workers, each]: [u32; 6]) -> Shape {
