@@ -13,6 +13,7 @@ import pytest
 import zmq
 
 import mdp
+import ppp
 from broker import FAST, binary, quiet_environment
 from curve import Keys, Monitored, Tap, plain
 from process import Child, wait_until
@@ -578,3 +579,34 @@ def test_ipv6_and_several_listeners(start):
     for endpoint in broker.endpoints:
         client = broker.client(endpoint=endpoint, ipv6=True)
         assert client.call("echo", b"x") == [b"x"]
+
+
+def test_wildcards_and_ports_of_the_systems_choice(start):
+    listen = "".join(
+        f'[[mdp.listen]]\nendpoint = "{endpoint}"\n' for endpoint in ("tcp://*:0", "tcp://[::]:0")
+    )
+    broker = start("insecure = true\n" + listen, mdp_option=False)
+    four, six = broker.endpoints
+    assert four.startswith("tcp://0.0.0.0:") and six.startswith("tcp://[::]:")
+    broker.own(mdp.ServiceThread(broker.context, four.replace("0.0.0.0", "127.0.0.1"), "echo"))
+    client = broker.client(endpoint=six.replace("[::]", "[::1]"), ipv6=True)
+    assert client.call("echo", b"x") == [b"x"]
+
+
+def test_a_paranoid_pirate_queue_in_the_file_system(start, tmp_path):
+    front, back = tmp_path / "front.sock", tmp_path / "back.sock"
+    queue = f"""
+[[paranoid_pirate]]
+frontend = "ipc://{front}"
+backend = "ipc://{back}"
+service = "echo"
+mode = 0o640
+"""
+    broker = start(queue)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (front, back)] == [0o640, 0o640]
+    assert broker.queues == [(f"ipc://{front}", f"ipc://{back}")]
+    worker = broker.own(ppp.Worker(broker.context, broker.back)).ready()
+    client = broker.own(ppp.Client(broker.context, broker.front))
+    client.request(b"x" * 100_000)
+    worker.serve_one()
+    assert client.reply() == [b"x" * 100_000]
