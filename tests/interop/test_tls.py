@@ -162,6 +162,7 @@ def test_tls_and_no_tls_do_not_mix(house, authority):
         b"\x16\x03\x01\x00\x05" + bytes(5),
         b"\x17\x03\x03\x00\x20" + bytes(32),  # data before any handshake
         b"\x15\x03\x03\x00\x02\x02\x28",  # an alert
+        b"\x15\x03\x03\x00\x02\x01\x00" * 6,  # warnings
     ],
 )
 def test_nonsense_is_hung_up_on(house, octets):
@@ -193,6 +194,37 @@ def test_a_flipped_bit_ends_the_connection(house, authority):
     raw.close()
     client.wait_eof()
     house.check_serving()
+
+
+def test_nothing_is_taken_in_after_a_goodbye(house, authority):
+    house.serve("echo")
+    client = open_tls(house, authority)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    bare = open_socket(house.endpoints[1])
+    session = authority.context().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    while True:
+        try:
+            session.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            bare.sendall(outgoing.read())
+            incoming.write(bare.recv(65_536))
+    session.write(greeting())
+    try:
+        session.unwrap()
+    except ssl.SSLWantReadError:
+        pass
+    bare.sendall(outgoing.read() + b"\x17\x03\x03\x00\x40" + bytes(64) * 100)
+    bare.settimeout(5.0)
+    try:
+        while bare.recv(65_536):
+            pass
+    except ConnectionError:
+        pass
+    bare.close()
+    # Others are served on.
+    client.send(*REQUEST, b"x")
+    assert client.recv()[-1] == b"x"
 
 
 def test_slow_and_interrupted_handshakes(start, authority):

@@ -83,8 +83,9 @@ impl Step {
         let mut rest = &record[..];
         let mut result = Ok(());
         while !rest.is_empty() && result.is_ok() {
-            // Out of memory alone it cannot fail, unless it was told enough.
             result = match session.read_tls(&mut rest) {
+                // After its goodbye nothing more is taken in.
+                Ok(0) => Err(rustls::Error::HandshakeNotComplete),
                 Ok(_) => session.process_new_packets().map(drop),
                 Err(error) => Err(rustls::Error::General(error.to_string())),
             };
@@ -256,13 +257,15 @@ impl Read for TlsStream {
                     self.has_more = false;
                     return Ok(got);
                 }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     self.has_more = false;
                     return Err(error);
                 }
             };
             let short = rest.len() < most;
-            while !rest.is_empty() {
+            // What comes after a goodbye is not taken in, and not waited for.
+            while !rest.is_empty() && !self.ended {
                 session.read_tls(&mut rest)?;
                 let state = session.process_new_packets().map_err(io::Error::other)?;
                 got += open(session, &mut buf[got..])?;
