@@ -94,3 +94,31 @@ fn explain(error: &io::Error) -> String {
         _ => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(endpoint: &str, pem: Option<&str>, expected: Result<bool, &str>) {
+        let endpoint = Endpoint::parse(endpoint).expect("it is an endpoint");
+        let trust = Trust::for_endpoints(pem.map(str::as_bytes), [&endpoint].into_iter());
+        match (trust, expected) {
+            (Ok(trust), Ok(there)) => assert_eq!(trust.is_some(), there),
+            (Err(error), Err(told)) => assert!(error.to_string().contains(told), "{error}"),
+            (got, _) => panic!("{endpoint}, {pem:?}: {got:?}"),
+        }
+    }
+
+    #[test]
+    fn nobody_is_believed_without_an_authority() {
+        let begun = "-----BEGIN CERTIFICATE-----\nAAAA\n";
+        let junk = format!("{begun}-----END CERTIFICATE-----\n");
+        check("tcp://broker.example:1", None, Ok(false));
+        check("tls://broker.example:1", None, Err("tls://broker.example:1 needs the certificate"));
+        check("tls://broker.example:1", Some(""), Err("no certificate of an authority"));
+        check("tls://broker.example:1", Some("tea"), Err("no certificate of an authority"));
+        check("tls://broker.example:1", Some(begun), Err("is no PEM"));
+        check("tls://broker.example:1", Some(&junk), Err("cannot be used"));
+    }
+}
