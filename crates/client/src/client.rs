@@ -197,7 +197,8 @@ impl ClientBuilder {
 
     /// At `tls://host:port` endpoints, believes brokers whose certificate is for that host and was
     /// signed by one of these authorities: their certificates in PEM, as many as you like. TLS says
-    /// who the broker is; [`plain`](ClientBuilder::plain) or [`curve`](ClientBuilder::curve) say who we are.
+    /// who the broker is; who we are is said by [`plain`](ClientBuilder::plain) or
+    /// [`curve`](ClientBuilder::curve).
     pub fn tls_ca(mut self, pem: impl Into<Vec<u8>>) -> ClientBuilder {
         self.tls_ca = Some(pem.into());
         self
@@ -212,8 +213,8 @@ impl ClientBuilder {
     /// Starts the connections, on the tokio runtime this is called in. Returns at once.
     ///
     /// # Errors
-    /// If an endpoint cannot be read or lacks [`tls_ca`](ClientBuilder::tls_ca), or there is no tokio
-    /// runtime.
+    /// If an endpoint cannot be read or lacks [`tls_ca`](ClientBuilder::tls_ca), or there is no
+    /// tokio runtime.
     pub fn connect(mut self) -> Result<Client, Error> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let mut endpoints = Vec::new();

@@ -151,7 +151,8 @@ impl WorkerBuilder {
 
     /// At `tls://host:port` endpoints, believes brokers whose certificate is for that host and was
     /// signed by one of these authorities: their certificates in PEM, as many as you like. TLS says
-    /// who the broker is; [`plain`](WorkerBuilder::plain) or [`curve`](WorkerBuilder::curve) say who we are.
+    /// who the broker is; who we are is said by [`plain`](WorkerBuilder::plain) or
+    /// [`curve`](WorkerBuilder::curve).
     pub fn tls_ca(mut self, pem: impl Into<Vec<u8>>) -> WorkerBuilder {
         self.tls_ca = Some(pem.into());
         self

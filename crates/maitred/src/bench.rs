@@ -1,9 +1,9 @@
 //! `maitred bench`: loads a broker and says what came of it.
 //!
-//! Any Majordomo MDP/0.1 broker will do, and any Paranoid Pirate queue. The scenarios differ in what they ask of one: the price of
-//! a single call, of many small ones on few and on many connections, of large bodies, and of many
-//! requests on one worker's connection (which needs our READY option `concurrency=N`; a broker
-//! without it serves one at a time).
+//! Any Majordomo MDP/0.1 broker will do, and any Paranoid Pirate queue. The scenarios differ in
+//! what they ask of one: the price of a single call, of many small ones on few and on many
+//! connections, of large bodies, and of many requests on one worker's connection (which needs our
+//! READY option `concurrency=N`; a broker without it serves one at a time).
 
 mod load;
 mod words;

@@ -5,9 +5,9 @@
 //!  reactor ─at most BATCH steps─▶ thread ─run─▶ inbox ─▶ reactor
 //! ```
 //!
-//! What waits beyond a batch waits in the shard, or here if it is of TLS, where its number is bounded
-//! and where those who came further are first. So a flood of HELLOs costs the reactor what parsing
-//! them costs, and the rest is paid by this thread, which gives way to all others.
+//! What waits beyond a batch waits in the shard, or here if it is of TLS, where its number is
+//! bounded and where those who came further are first. So a flood of HELLOs costs the reactor what
+//! parsing them costs, and the rest is paid by this thread, which gives way to all others.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -77,8 +77,8 @@ fn flood(programs: &Programs, keys: &Keys, report: &mut Report) -> Result<(), St
     }
     let of = |runs: &[Run], f: fn(&Run) -> f64| median(runs.iter().map(f));
     report.note(format!(
-        "A flood of CURVE HELLOs ({} a run, from two threads): one call at a time beside it has a p50 \
-         of {:.0} us and a p99 of {:.0} us, without it {:.0} us and {:.0} us",
+        "A flood of CURVE HELLOs ({} a run, from two threads): one call at a time beside it has a \
+         p50 of {:.0} us and a p99 of {:.0} us, without it {:.0} us and {:.0} us",
         thrown / RUNS as u64,
         of(&flooded, |run| run.p50_us),
         of(&flooded, |run| run.p99_us),

@@ -42,8 +42,8 @@ pub(super) fn run(programs: &Programs, report: &mut Report) -> Result<(), String
         let cpu = |runs: &[Run]| median(runs.iter().map(|run| run.broker_us));
         let rate = |runs: &[Run]| median(runs.iter().map(|run| run.rate));
         report.note(format!(
-            "Paranoid Pirate, {name}: {:.0} requests/s at {:.2} us of CPU each; the queue on libzmq \
-             {:.0} at {:.2} us; Majordomo through maitred {:.0} at {:.2} us",
+            "Paranoid Pirate, {name}: {:.0} requests/s at {:.2} us of CPU each; the queue on \
+             libzmq {:.0} at {:.2} us; Majordomo through maitred {:.0} at {:.2} us",
             rate(&own),
             cpu(&own),
             rate(&peer),
