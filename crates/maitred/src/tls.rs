@@ -24,6 +24,9 @@ const RECORD_MAX: usize = (1 << 14) + 256;
 /// Records of one handshake: a client's hello, a second one, a change of cipher for the sake of
 /// middle boxes, and its last word, each in a few pieces at most.
 const RECORDS_MAX: u8 = 16;
+/// Octets of one handshake, all its records together. A hello with the largest of keys has two
+/// thousand; more would be held for nobody.
+const HANDSHAKE_MAX: usize = 16 * 1024;
 /// Read from the socket at a time: a record of the longest kind, about.
 const SEALED: usize = 16 * 1024;
 /// Reads of the socket at a time: what they bring may be records without content.
@@ -46,7 +49,9 @@ enum State {
     Shaking {
         session: Option<Box<ServerConnection>>,
         record: Vec<u8>,
+        /// Records that came before, and their octets.
         records: u8,
+        octets: usize,
     },
     Open(Box<ServerConnection>),
 }
@@ -102,8 +107,8 @@ impl Step {
 impl TlsStream {
     pub(crate) fn new(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream> {
         let session = ServerConnection::new(config).map_err(io::Error::other)?;
-        let state =
-            State::Shaking { session: Some(Box::new(session)), record: Vec::new(), records: 0 };
+        let session = Some(Box::new(session));
+        let state = State::Shaking { session, record: Vec::new(), records: 0, octets: 0 };
         Ok(TlsStream { tcp, state, has_more: false, ended: false })
     }
 
@@ -127,7 +132,7 @@ impl TlsStream {
     /// Reads the next record of the handshake and not an octet more: what a peer can make us hold
     /// is one record, and what is computed at a time as well.
     pub(crate) fn gather(&mut self) -> Gathered {
-        let State::Shaking { session, record, records } = &mut self.state else {
+        let State::Shaking { session, record, records, octets } = &mut self.state else {
             return Gathered::Waits;
         };
         if session.is_none() {
@@ -138,6 +143,11 @@ impl TlsStream {
                 Ok(len) => len,
                 Err(why) => return Gathered::Refused(why),
             };
+            if *octets + wanted > HANDSHAKE_MAX {
+                return Gathered::Refused(format!(
+                    "a handshake of more than {HANDSHAKE_MAX} octets"
+                ));
+            }
             if record.len() == wanted {
                 break;
             }
@@ -153,6 +163,7 @@ impl TlsStream {
                 Err(_) => return Gathered::Ended,
             }
         }
+        *octets += record.len();
         *records += 1;
         if *records > RECORDS_MAX {
             return Gathered::Refused(format!("a handshake of more than {RECORDS_MAX} records"));

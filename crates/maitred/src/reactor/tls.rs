@@ -15,11 +15,18 @@ impl Reactor {
         let Some(stream) = socket.stream.tls() else { return };
         match stream.gather() {
             Gathered::Waits => socket.readable = false,
+            // Whoever is gone waits for nothing.
+            Gathered::Away if socket.ending => self.close(now, id),
             // It stays readable and is queued again when the step has come back.
             Gathered::Away => {}
             Gathered::Ended => self.close(now, id),
             Gathered::Refused(why) => self.shard.fail_below(now, id, KIND, why),
             Gathered::Step(step) => {
+                if socket.ending {
+                    // No further edge will come.
+                    socket.queued = true;
+                    self.ready.push_back(id);
+                }
                 let most = self.shard.config().limits.handshakes;
                 let queue = self.handshakes.as_mut();
                 let queue = queue.expect("there is a thread if there is a listener with TLS");
