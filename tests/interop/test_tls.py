@@ -89,7 +89,7 @@ def test_a_reader_that_is_slow_gets_all_of_it(house, authority):
     """What the socket does not take at once stays in order behind TLS."""
     house.serve("echo")
     client = open_tls(house, authority)
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_192)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     bodies = [os.urandom(400_000) for _ in range(8)]
     for body in bodies:
         client.send(*REQUEST, body)
