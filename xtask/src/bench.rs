@@ -9,6 +9,7 @@ mod loads;
 mod matching;
 mod overload;
 mod peer;
+mod ppp;
 mod process;
 mod report;
 mod rooms;
@@ -25,7 +26,7 @@ use report::Report;
 /// The loads, by the names `maitred bench` knows.
 const LOADS: [&str; 5] = ["e1", "e2", "e3", "e4", "e5"];
 /// What else is measured.
-const ROOMS: [&str; 5] = ["latency", "memory", "idle", "curve", "matching"];
+const ROOMS: [&str; 6] = ["latency", "memory", "idle", "ppp", "curve", "matching"];
 
 /// Measures what `args` name, by default all.
 ///
@@ -75,6 +76,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if wanted("idle") {
         rooms::idle(&programs, &mut report)?;
     }
+    if wanted("ppp") {
+        ppp::run(&programs, &mut report)?;
+    }
     if wanted("curve") {
         curve::run(&programs, &mut report)?;
     }
@@ -101,15 +105,22 @@ fn where_sbroker_is(args: &[String]) -> Result<(Vec<String>, Option<PathBuf>), S
     Ok((names, Some(ebin)))
 }
 
-/// Builds the broker and the baseline.
+/// Builds the broker and the baselines.
 fn build() -> Result<Programs, String> {
     sh("build maitred", &mut cargo("build --release --locked --package maitred"))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root().join("target"), PathBuf::from);
-    let baseline = target.join("release/libzmq_broker");
-    let mut cc = Command::new("cc");
-    cc.args(["-O2", "-Wall", "-Wextra", "bench/libzmq_broker.c", "-lzmq", "-o"]).arg(&baseline);
-    sh("build the libzmq baseline", &mut cc).map_err(|error| {
-        format!("{error}; it needs the Debian packages gcc and libzmq3-dev, and taskset util-linux")
-    })?;
-    Ok(Programs { maitred: target.join("release/maitred"), baseline })
+    let baseline = |name: &str| {
+        let program = target.join("release").join(name);
+        let mut cc = Command::new("cc");
+        cc.args(["-O2", "-Wall", "-Wextra", &format!("bench/{name}.c"), "-lzmq", "-o"]);
+        sh("build a libzmq baseline", cc.arg(&program)).map_err(|error| {
+            format!("{error}; it needs the Debian packages gcc and libzmq3-dev, and util-linux")
+        })?;
+        Ok::<_, String>(program)
+    };
+    Ok(Programs {
+        maitred: target.join("release/maitred"),
+        baseline: baseline("libzmq_broker")?,
+        queue: baseline("libzmq_ppqueue")?,
+    })
 }

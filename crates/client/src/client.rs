@@ -17,6 +17,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::mdp::{self, Part, Protocol};
 use crate::message::Message;
+use crate::tls::Trust;
 use crate::wire::{Lost, Wire, WireConfig};
 
 /// Calls services through one or several brokers.
@@ -42,6 +43,7 @@ pub struct ClientBuilder {
     connections: usize,
     timeout: Option<Duration>,
     wire: WireConfig,
+    tls_ca: Option<Vec<u8>>,
 }
 
 impl Client {
@@ -74,6 +76,7 @@ impl Client {
             connections: 1,
             timeout: Some(Duration::from_secs(10)),
             wire: WireConfig::default(),
+            tls_ca: None,
         }
     }
 
@@ -192,6 +195,15 @@ impl ClientBuilder {
         self
     }
 
+    /// At `tls://host:port` endpoints, believes brokers whose certificate is for that host and was
+    /// signed by one of these authorities: their certificates in PEM, as many as you like. TLS says
+    /// who the broker is; who we are is said by [`plain`](ClientBuilder::plain) or
+    /// [`curve`](ClientBuilder::curve).
+    pub fn tls_ca(mut self, pem: impl Into<Vec<u8>>) -> ClientBuilder {
+        self.tls_ca = Some(pem.into());
+        self
+    }
+
     /// What a message may hold, sent or received.
     pub fn limits(mut self, limits: zmtp::Limits) -> ClientBuilder {
         self.wire.limits = limits;
@@ -201,8 +213,9 @@ impl ClientBuilder {
     /// Starts the connections, on the tokio runtime this is called in. Returns at once.
     ///
     /// # Errors
-    /// If an endpoint cannot be read, or there is no tokio runtime.
-    pub fn connect(self) -> Result<Client, Error> {
+    /// If an endpoint cannot be read or lacks [`tls_ca`](ClientBuilder::tls_ca), or there is no
+    /// tokio runtime.
+    pub fn connect(mut self) -> Result<Client, Error> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let mut endpoints = Vec::new();
         for text in &self.endpoints {
@@ -212,6 +225,7 @@ impl ClientBuilder {
         if endpoints.is_empty() {
             return Err(Error::Endpoint { endpoint: "".into(), problem: "there is none" });
         }
+        self.wire.trust = Trust::for_endpoints(self.tls_ca.as_deref(), endpoints.iter())?;
         let pipelined = self.pipelined.unwrap_or(self.protocol == Protocol::V02);
         let config = CallsConfig {
             protocol: self.protocol,

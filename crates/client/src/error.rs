@@ -10,13 +10,19 @@ pub enum Error {
     /// An endpoint cannot be read.
     #[error(
         "endpoint `{endpoint}`: {problem}; write it as tcp://host:port, IPv6 as \
-         tcp://[::1]:port, or ipc://path"
+         tcp://[::1]:port, with TLS as tls://host:port, or ipc://path"
     )]
     Endpoint {
         /// As it was given.
         endpoint: Box<str>,
         /// What is wrong with it.
         problem: &'static str,
+    },
+    /// There is nothing to check a broker's certificate with, or it cannot be used.
+    #[error("{why}")]
+    Tls {
+        /// What is missing or wrong.
+        why: Box<str>,
     },
     /// A service name no broker would take.
     #[error("a service name has 1 to 255 bytes, this one has {len}")]

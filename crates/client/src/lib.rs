@@ -10,6 +10,7 @@ mod mdp;
 mod message;
 mod ppp;
 mod stream;
+mod tls;
 mod wire;
 mod worker;
 

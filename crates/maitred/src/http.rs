@@ -291,7 +291,8 @@ async fn reload(
         .map_err(|message| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message))?;
     let (done, applied) = oneshot::channel();
     let config = Box::new(rules.shard);
-    house.inbox.send(Command::Reload { config, done }).map_err(|_| Refusal::stopping())?;
+    let tls = rules.tls;
+    house.inbox.send(Command::Reload { config, tls, done }).map_err(|_| Refusal::stopping())?;
     applied.await.map_err(|_| Refusal::stopping())?;
     Ok(Json(json!({ "applied": true, "needs_restart": rules.needs_restart })).into_response())
 }

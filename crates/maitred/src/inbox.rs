@@ -9,6 +9,7 @@ use sessions::{Outcome, ShardConfig};
 use tokio::sync::oneshot;
 use zmtp::Worked;
 
+use crate::tls::Stepped;
 use crate::view::Snapshot;
 
 /// The name of a principal.
@@ -30,11 +31,18 @@ pub(crate) enum Command {
     /// A picture of everything.
     Look { detail: Detail, answer: oneshot::Sender<Snapshot> },
     /// New rules.
-    Reload { config: Box<ShardConfig>, done: oneshot::Sender<()> },
+    Reload {
+        config: Box<ShardConfig>,
+        /// What new connections at `tls://` are shown; `None` changes nothing.
+        tls: Option<Arc<rustls::ServerConfig>>,
+        done: oneshot::Sender<()>,
+    },
     /// Whether somebody may administer the house.
     May { who: Who, answer: oneshot::Sender<bool> },
     /// A step of a handshake was computed.
     Worked { id: ConnId, worked: Box<Worked> },
+    /// As above, of TLS.
+    Shaken { id: ConnId, stepped: Stepped },
     /// Stop accepting, finish or hand back, then exit.
     Drain,
 }

@@ -11,6 +11,8 @@ mod transport;
 
 mod handshakes;
 
+mod tls;
+
 mod inbox;
 
 mod view;
@@ -140,6 +142,9 @@ pub(crate) struct Door {
     /// File of the password that belongs to it
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
+    /// Certificate of the authority that vouches for the broker, for tls:// endpoints: a PEM file
+    #[arg(long, env = "MAITRED_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
 }
 
 /// What we prove who we are with.
@@ -166,6 +171,13 @@ impl Door {
             return Ok(Proof::Plain { user: user.clone(), password });
         }
         Ok(Proof::Nothing)
+    }
+
+    /// The certificates of the authorities that vouch for the broker.
+    pub(crate) fn authorities(&self) -> Result<Option<Vec<u8>>, Failure> {
+        let Some(path) = &self.tls_ca else { return Ok(None) };
+        let cannot = |error| Failure::config(format!("cannot read {}: {error}", path.display()));
+        std::fs::read(path).map(Some).map_err(cannot)
     }
 
     pub(crate) fn protocol(&self) -> client::Protocol {

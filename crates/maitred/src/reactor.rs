@@ -27,6 +27,8 @@ use crate::inbox::{Command, Detail, Inbox};
 use crate::transport::{Listener, Stream};
 use crate::view::{self, Clock, Snapshot, Traffic};
 
+mod tls;
+
 /// Read by all connections in turn; one read is at most this long.
 const READ_BUFFER: usize = 128 * 1024;
 /// Connections accepted in one turn.
@@ -67,6 +69,8 @@ pub(crate) struct Reactor {
     clock: Clock,
     shard: Shard,
     listeners: Vec<(Listener, Dialect)>,
+    /// What connections at `tls://` are shown from here on; if there are such listeners.
+    tls: Option<Arc<rustls::ServerConfig>>,
     /// If there are handshakes that take long.
     handshakes: Option<Handshakes>,
     /// By the slot of their id.
@@ -99,6 +103,7 @@ impl Reactor {
         shard: Shard,
         clock: Clock,
         mut listeners: Vec<(Listener, Dialect)>,
+        tls: Option<Arc<rustls::ServerConfig>>,
         drain_timeout: Duration,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
@@ -110,9 +115,10 @@ impl Reactor {
         let doors = shard.doors().to_vec();
         let handshakes = listeners
             .iter()
-            .any(|(_, dialect)| {
+            .any(|(listener, dialect)| {
                 let door = doors.get(usize::from(dialect.door));
-                door.is_some_and(|door| door.security.mechanism() == zmtp::Mechanism::Curve)
+                listener.is_tls()
+                    || door.is_some_and(|door| door.security.mechanism() == zmtp::Mechanism::Curve)
             })
             .then(|| Handshakes::start(doors, inbox.clone()))
             .transpose()?;
@@ -122,6 +128,7 @@ impl Reactor {
             clock,
             shard,
             listeners,
+            tls,
             handshakes,
             sockets: Vec::new(),
             ready: VecDeque::new(),
@@ -219,6 +226,11 @@ impl Reactor {
         }
     }
 
+    fn socket(&mut self, id: ConnId) -> Option<&mut Socket> {
+        let socket = self.sockets.get_mut(id.slot() as usize)?.as_mut();
+        socket.filter(|socket| socket.id == id)
+    }
+
     fn note_readiness(&mut self, slot: usize, event: &mio::event::Event, now: Time) {
         let Some(socket) = self.sockets.get_mut(slot).and_then(Option::as_mut) else { return };
         let id = socket.id;
@@ -239,7 +251,7 @@ impl Reactor {
     fn accept(&mut self, now: Time, listener: usize) {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some((socket, dialect)) = self.listeners.get(listener) else { return };
-            match socket.accept() {
+            match socket.accept(self.tls.as_ref()) {
                 Ok((stream, remote)) => {
                     let dialect = *dialect;
                     if let Some(id) = self.shard.open(now, dialect, remote) {
@@ -293,6 +305,9 @@ impl Reactor {
             return;
         }
         socket.queued = false;
+        if socket.stream.is_shaking() {
+            return self.shake(now, id);
+        }
         let (result, room) = match self.shard.want(id) {
             // Whoever is gone has nothing more to say, and what it asked is for nobody.
             Want::Paused if socket.ending => return self.close(now, id),
@@ -316,8 +331,7 @@ impl Reactor {
             Want::Direct => {
                 let Some(pending) = self.shard.direct(id) else { return };
                 let room = pending.capacity() - pending.len();
-                let spare = rustix::buffer::spare_capacity(pending);
-                let result = rustix::io::read(&socket.stream, spare).map_err(io::Error::from);
+                let result = socket.stream.read_into(pending);
                 if result.as_ref().is_ok_and(|n| *n > 0) {
                     self.shard.received_direct(now, id);
                 } else {
@@ -330,7 +344,7 @@ impl Reactor {
             Ok(0) => self.close(now, id),
             Ok(n) => {
                 self.traffic.bytes_in += n as u64;
-                if n == room || socket.ending {
+                if n == room || socket.ending || socket.stream.has_more() {
                     socket.queued = true;
                     self.ready.push_back(id);
                 } else {
@@ -358,10 +372,9 @@ impl Reactor {
             }
         }
         self.resume();
-        if self.shard.work_len() > 0
-            && let Some(handshakes) = &mut self.handshakes
-        {
-            handshakes.feed(|| self.shard.take_work());
+        if let Some(handshakes) = &mut self.handshakes {
+            let sockets = &self.sockets;
+            handshakes.feed(|| self.shard.take_work(), |id| is_there(sockets, id));
         }
     }
 
@@ -381,6 +394,13 @@ impl Reactor {
         };
         if socket.id != id {
             return;
+        }
+        if !socket.blocked && socket.stream.is_behind() {
+            match socket.stream.push() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.blocked = true,
+                Err(_) => return self.close(now, id),
+            }
         }
         loop {
             let Some(outbox) = self.shard.outbox(id) else { return };
@@ -425,6 +445,11 @@ impl Reactor {
             // Both may fail on a connection that is already gone; there is nothing else to do.
             let _ = self.poll.registry().deregister(&mut socket.stream);
             let _ = socket.stream.finish();
+            if socket.stream.is_shaking()
+                && let Some(handshakes) = &mut self.handshakes
+            {
+                handshakes.abandon();
+            }
         }
         self.shard.closed(now, id);
     }
@@ -473,8 +498,9 @@ impl Reactor {
                 // Whoever asked may be gone by now.
                 let _ = answer.send(self.snapshot(now, detail));
             }
-            Command::Reload { config, done } => {
+            Command::Reload { config, tls, done } => {
                 self.shard.configure(now, *config);
+                self.tls = tls.or(self.tls.take());
                 let _ = done.send(());
             }
             Command::May { who, answer } => {
@@ -487,6 +513,12 @@ impl Reactor {
                     handshakes.came_back();
                 }
                 self.shard.worked(now, id, *worked);
+            }
+            Command::Shaken { id, stepped } => {
+                if let Some(handshakes) = &mut self.handshakes {
+                    handshakes.came_back();
+                }
+                self.shaken(now, id, stepped);
             }
             Command::Drain => self.drain(now),
         }
@@ -629,9 +661,18 @@ impl Reactor {
     }
 
     fn unsent(&mut self) -> bool {
-        let ids: Vec<ConnId> = self.sockets.iter().flatten().map(|socket| socket.id).collect();
+        let sockets = || self.sockets.iter().flatten();
+        if sockets().any(|socket| socket.stream.is_behind()) {
+            return true;
+        }
+        let ids: Vec<ConnId> = sockets().map(|socket| socket.id).collect();
         ids.into_iter().any(|id| self.shard.outbox(id).is_some_and(|outbox| !outbox.is_empty()))
     }
+}
+
+fn is_there(sockets: &[Option<Socket>], id: ConnId) -> bool {
+    let socket = sockets.get(id.slot() as usize).and_then(Option::as_ref);
+    socket.is_some_and(|socket| socket.id == id)
 }
 
 fn log_closed(id: ConnId, remote: Option<std::net::SocketAddr>, reason: &CloseReason) {

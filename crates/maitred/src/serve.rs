@@ -24,6 +24,8 @@ use crate::view::Clock;
 /// What a reload found.
 pub(crate) struct NewRules {
     pub(crate) shard: ShardConfig,
+    /// What `tls://` listeners show from here on.
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     /// Keys that changed but only count from the next start on.
     pub(crate) needs_restart: Vec<&'static str>,
 }
@@ -59,7 +61,7 @@ impl Source {
         if (&new.log_level, new.log_format) != (&old.log_level, old.log_format) {
             needs_restart.push("log");
         }
-        Ok(NewRules { shard, needs_restart })
+        Ok(NewRules { shard, tls: new.tls, needs_restart })
     }
 }
 
@@ -106,16 +108,19 @@ impl Broker {
     ) -> Result<Broker, Failure> {
         let mut listeners = Vec::new();
         let mut mdp = Vec::new();
-        let guards = |mechanism| settings.insecure || mechanism == Mechanism::Curve;
+        let guards = |endpoint: &Endpoint, mechanism: Mechanism| {
+            settings.insecure || mechanism.guards(endpoint.scheme)
+        };
         for (endpoint, mechanism, dialect) in &settings.mdp {
-            let (listener, place) = transport::listen(endpoint, guards(*mechanism))?;
+            let (listener, place) = transport::listen(endpoint, guards(endpoint, *mechanism))?;
             mdp.push(place);
             listeners.push((listener, *dialect));
         }
         let mut ppp = Vec::new();
         for (place, queue) in settings.ppp.iter().enumerate() {
             let mut listen = |(endpoint, dialect): (&Endpoint, Dialect)| {
-                let (listener, place) = transport::listen(endpoint, guards(queue.mechanism))?;
+                let guarded = guards(endpoint, queue.mechanism);
+                let (listener, place) = transport::listen(endpoint, guarded)?;
                 listeners.push((listener, dialect));
                 Ok(place)
             };
@@ -134,7 +139,8 @@ impl Broker {
         let clock = Clock::start();
         let seed = (fastrand::u64(..), fastrand::u64(..));
         let shard = Shard::new(settings.shard.clone(), seed, 0, 1, clock.now());
-        let reactor = Reactor::new(shard, clock, listeners, settings.drain_timeout)
+        let tls = settings.tls.clone();
+        let reactor = Reactor::new(shard, clock, listeners, tls, settings.drain_timeout)
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let inbox = reactor.inbox();
         let source = Arc::new(Source { path, overrides, started: settings });
@@ -250,9 +256,9 @@ async fn obey_signals(signals: [Signal; 3], inbox: Arc<Inbox>, source: Arc<Sourc
             _ = interrupt.recv() => drain(&inbox),
             _ = hangup.recv() => match source.reload() {
                 Err(error) => tracing::error!(error, "configuration refused; the old one stays"),
-                Ok(NewRules { shard, needs_restart }) => {
+                Ok(NewRules { shard, tls, needs_restart }) => {
                     let (done, applied) = tokio::sync::oneshot::channel();
-                    let reload = Command::Reload { config: Box::new(shard), done };
+                    let reload = Command::Reload { config: Box::new(shard), tls, done };
                     if inbox.send(reload).is_ok() && applied.await.is_ok() {
                         tracing::info!(?needs_restart, "configuration applied");
                     }

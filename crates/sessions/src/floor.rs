@@ -31,7 +31,8 @@ const SPARE_CAPACITY: usize = 64 * 1024;
 pub enum CloseReason {
     /// The peer closed it, or the network did.
     Ended,
-    /// The peer broke ZMTP or a limit of it; the label is stable, the text is for people.
+    /// The peer broke ZMTP or a limit of it, or what the shell speaks below it; the label is
+    /// stable, the text is for people.
     Zmtp(&'static str, String),
     /// The handshake took too long.
     Handshake,

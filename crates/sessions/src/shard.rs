@@ -148,6 +148,8 @@ pub struct Shard {
     credentials: Credentials,
     /// Steps of handshakes that wait to be computed.
     work: VecDeque<(ConnId, Work)>,
+    /// Connections that ended while they waited for such a step, since those were last looked for.
+    abandoned: usize,
     frames: Frames,
     fired: Vec<(ConnId, Time)>,
     /// Connections to close once their outbox was flushed as far as it goes.
@@ -185,6 +187,7 @@ impl Shard {
             doors: doors.collect(),
             credentials: config.credentials.clone(),
             work: VecDeque::new(),
+            abandoned: 0,
             me,
             shards,
             seed,
@@ -1149,6 +1152,7 @@ impl Shard {
         wire.parted = true;
         wire.closing = true;
         wire.pending = Vec::new();
+        self.abandoned += usize::from(wire.zmtp.is_held());
         let remote = wire.remote;
         self.floor.notes.push(Note::Closed(id, remote, reason));
         self.tell_gone(now, id);

@@ -19,6 +19,7 @@ use plot::sparkline;
 use serde_json::{Value, json};
 
 use super::target::Target;
+use super::words::Words;
 use crate::Failure;
 use crate::config::Lasting;
 use crate::words::many;
@@ -75,10 +76,13 @@ fn factor(text: &str) -> Result<f64, String> {
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let shape = shape(options)?;
     let broker = options.target.reach()?;
+    if broker.ends.words == Words::Pirate {
+        return Err(Failure::config("overload speaks Majordomo: give it --mdp, or --spawn"));
+    }
     let own = || format!("overload-{:x}", std::process::id());
     let service = options.service.clone().unwrap_or_else(own).into_bytes();
     let progress = std::io::stderr().is_terminal();
-    let done = rush::run(broker.address, &broker.security, service, &shape, progress);
+    let done = rush::run(broker.ends.front, &broker.ends.security, service, &shape, progress);
     let report = Report { shape, ledger: done.map_err(|error| Failure::new(error.to_string()))? };
     if options.json {
         println!("{}", report.json());

@@ -5,6 +5,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use super::load::Ends;
+use super::words::Words;
 use crate::{Failure, secret};
 
 /// Where it is, and who we are to it.
@@ -13,6 +15,12 @@ pub(super) struct Target {
     /// The broker
     #[arg(long, default_value = "tcp://127.0.0.1:5555", value_name = "ENDPOINT")]
     mdp: String,
+    /// A Paranoid Pirate queue instead: where its clients connect …
+    #[arg(long, value_name = "ENDPOINT", requires = "ppp_back", conflicts_with = "mdp")]
+    ppp_front: Option<String>,
+    /// … and its workers
+    #[arg(long, value_name = "ENDPOINT", requires = "ppp_front")]
+    ppp_back: Option<String>,
     /// Public key of the broker, or a file that holds it: speak CURVE
     #[arg(long, value_name = "KEY|FILE", requires = "key", allow_hyphen_values = true)]
     server_key: Option<String>,
@@ -20,14 +28,13 @@ pub(super) struct Target {
     #[arg(long, value_name = "FILE", requires = "server_key")]
     key: Option<PathBuf>,
     /// Start a broker for this run, and stop it afterwards
-    #[arg(long, conflicts_with_all = ["mdp", "key"])]
+    #[arg(long, conflicts_with_all = ["mdp", "ppp_front", "key"])]
     spawn: bool,
 }
 
 /// A broker within reach.
 pub(super) struct Reached {
-    pub(super) address: SocketAddr,
-    pub(super) security: zmtp::Security,
+    pub(super) ends: Ends,
     own: Option<OwnBroker>,
 }
 
@@ -38,7 +45,11 @@ impl Target {
     /// If an address or a key makes no sense, or no broker can be started.
     pub(super) fn reach(&self) -> Result<Reached, Failure> {
         let own = if self.spawn { Some(OwnBroker::start()?) } else { None };
-        let address = resolve(own.as_ref().map_or(&self.mdp, |own| &own.endpoint))?;
+        let mdp = own.as_ref().map_or(&self.mdp, |own| &own.endpoint);
+        let (front, back, words) = match (&self.ppp_front, &self.ppp_back) {
+            (Some(front), Some(back)) => (resolve(front)?, resolve(back)?, Words::Pirate),
+            _ => (resolve(mdp)?, resolve(mdp)?, Words::Majordomo),
+        };
         let security = match (&self.server_key, &self.key) {
             (Some(server), Some(key)) => zmtp::Security::CurveClient {
                 server: secret::public_key(server).map_err(Failure::config)?,
@@ -46,7 +57,7 @@ impl Target {
             },
             _ => zmtp::Security::Null,
         };
-        Ok(Reached { address, security, own })
+        Ok(Reached { ends: Ends { front, back, words, security }, own })
     }
 }
 

@@ -341,6 +341,26 @@ fn too_many_handshakes_at_once_are_turned_away() {
     assert!(first.zmtp.is_ready() && second.zmtp.is_ready());
 }
 
+/// Whoever says HELLO and leaves at once, again and again, must not keep others out.
+#[test]
+fn who_left_takes_no_place_among_handshakes() {
+    let mut config = config();
+    config.limits.handshakes = 8;
+    let mut house = House::new(config);
+    house.works = false;
+    let mut stays = house.curve(2);
+    for _ in 0..100 {
+        let gone = house.curve(3);
+        house.shard.closed(house.now, gone.id);
+        assert!(house.shard.work_len() <= 8);
+    }
+    let mut comes = house.curve(2);
+    assert_eq!(house.shard.counters().crowded, 0);
+    house.works = true;
+    house.talk(&mut [&mut stays, &mut comes]);
+    assert!(stays.zmtp.is_ready() && comes.zmtp.is_ready());
+}
+
 #[test]
 fn who_answered_once_comes_before_who_did_not() {
     let mut house = House::new(config());
