@@ -17,7 +17,7 @@ use crate::effect::{Effect, Expulsion, Out, Reason};
 use crate::event::{Event, Request, WhenFull};
 use crate::guard::{Guard, PrincipalId, PrincipalView, Rights};
 use crate::ids::{ConnId, RequestId};
-use crate::meeting::{Caller, Meetings};
+use crate::meeting::{Caller, Meetings, Place, PlaceView};
 use crate::service::{Asker, HeldBack, Service};
 use crate::stats::{Histogram, REASONS, Stats};
 use crate::wheel::Wheel;
@@ -390,6 +390,17 @@ impl Engine {
             redeliveries: service.redeliveries,
             sojourn: service.sojourn.as_deref(),
         })
+    }
+
+    /// Every named place, match lines first, by name.
+    pub fn places(&self) -> impl Iterator<Item = PlaceView<'_>> {
+        self.meetings.views()
+    }
+
+    /// One named place.
+    #[must_use]
+    pub fn place(&self, place: Place, name: &[u8]) -> Option<PlaceView<'_>> {
+        self.meetings.view(place, name)
     }
 
     /// Every worker, in no particular order.

@@ -18,6 +18,7 @@ mod ppp;
 mod security;
 
 pub(crate) use lines::Rules;
+pub(crate) use meetings::read_place;
 pub(crate) use ppp::Queue;
 pub(crate) use security::{Mechanism, Tokens};
 
@@ -84,6 +85,7 @@ struct LimitsFile {
     idle: Option<Lasting>,
     out_bytes: Option<Size>,
     services: Option<usize>,
+    places: Option<usize>,
     concurrency: Option<u32>,
     service_idle: Option<Lasting>,
 }
@@ -406,6 +408,7 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
     }
     shard.engine.meetings =
         meetings::settings(&file.matches, &file.regulator, shard.limits.name_bytes)?;
+    set(&mut shard.engine.meetings.places_max, limits.places);
     check(&shard)?;
     let mechanism = file.security.mechanism;
     let mdp = endpoints(&file.mdp, mechanism, overrides)?;

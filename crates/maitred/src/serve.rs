@@ -14,7 +14,7 @@ use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
-use crate::config::{Endpoint, LogFormat, Mechanism, Overrides, Settings};
+use crate::config::{self, Endpoint, LogFormat, Mechanism, Overrides, Settings};
 use crate::http::{self, House};
 use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
@@ -137,7 +137,8 @@ impl Broker {
         };
         let clock = Clock::start();
         let seed = (fastrand::u64(..), fastrand::u64(..));
-        let shard = Shard::new(settings.shard.clone(), seed, 0, 1, clock.now());
+        let shard = Shard::new(settings.shard.clone(), seed, 0, 1, clock.now())
+            .with_rules_read_by(config::read_place);
         let reactor = Reactor::new(shard, clock, listeners, settings.drain_timeout)
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let inbox = reactor.inbox();

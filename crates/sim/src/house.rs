@@ -668,6 +668,7 @@ impl<'a> World<'a> {
             service: Bytes::from_static(SERVICES[service]),
             body: body.into(),
             fair_key: Bytes::new(),
+            lease: None,
         };
         let id = self.shards[shard].call(self.now, call);
         self.calls.insert(id, Some(request));
