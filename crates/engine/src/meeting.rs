@@ -194,13 +194,18 @@ impl Meetings {
         let Some(key) = self.find(place, name) else {
             return caller.tell(Met::NoPlace, out);
         };
+        if let MeetWord::Ask(side, _) = &meet.word {
+            self.spots[key].tally.came[*side as usize] += 1;
+        }
         if !guard.may_call(caller.principal, &self.spots[key].right) {
-            return self.refuse(caller, key, Reason::Denied, out);
+            if matches!(meet.word, MeetWord::Ask(..)) {
+                self.spots[key].tally.drop(Reason::Denied);
+            }
+            return caller.tell(Met::Drop { reason: Reason::Denied, sojourn: Span::ZERO }, out);
         }
         match meet.word {
             MeetWord::Ask(..) if closing => self.refuse(caller, key, Reason::Draining, out),
             MeetWord::Ask(side, wish) => {
-                self.spots[key].tally.came[side as usize] += 1;
                 let value = wish.value.into_bytes();
                 let label = wish.label.into_bytes();
                 let until = (wish.timeout != Span::MAX).then(|| now + wish.timeout);
