@@ -83,6 +83,8 @@ pub enum Planted {
     GhostOffers,
     /// Dropped requests are not told.
     SilentDrop,
+    /// Who left still waits at named places, and keeps its locks.
+    GhostMeeter,
 }
 
 /// A request in the house.
@@ -651,7 +653,9 @@ impl Engine {
         }
         self.settle_promise(now, kept, out);
         self.conns.remove(&id);
-        self.meetings.gone(now, id, &mut self.guard, out);
+        if !planted!(self, GhostMeeter) {
+            self.meetings.gone(now, id, &mut self.guard, out);
+        }
     }
 
     /// Ends a client: what waits is withdrawn, what is held is for nobody. Says which services have

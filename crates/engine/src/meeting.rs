@@ -194,13 +194,11 @@ impl Meetings {
         let Some(key) = self.find(place, name) else {
             return caller.tell(Met::NoPlace, out);
         };
+        let may = guard.may_call(caller.principal, &self.spots[key].right);
         if let MeetWord::Ask(side, _) = &meet.word {
-            self.spots[key].tally.came[*side as usize] += 1;
+            self.spots[key].tally.note(*side, may);
         }
-        if !guard.may_call(caller.principal, &self.spots[key].right) {
-            if matches!(meet.word, MeetWord::Ask(..)) {
-                self.spots[key].tally.drop(Reason::Denied);
-            }
+        if !may {
             return caller.tell(Met::Drop { reason: Reason::Denied, sojourn: Span::ZERO }, out);
         }
         match meet.word {

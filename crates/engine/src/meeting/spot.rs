@@ -40,6 +40,14 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Somebody came to a side, and may be there or not.
+    pub(super) fn note(&mut self, side: Side, may: bool) {
+        self.came[side as usize] += 1;
+        if !may {
+            self.drop(Reason::Denied);
+        }
+    }
+
     pub(super) fn drop(&mut self, reason: Reason) {
         let place = REASONS.iter().position(|known| *known == reason);
         if let Some(count) = place.and_then(|place| self.drops.get_mut(place)) {

@@ -549,9 +549,10 @@ fn answers(ann: Principal, words: &[(Place, MeetWord<'_>)]) -> Vec<String> {
     impl Out for Told {
         fn emit(&mut self, effect: Effect<'_>) {
             if let Effect::Met { answer, .. } = effect {
-                self.0.push(match answer {
-                    Met::Drop { reason, .. } => reason.as_str().into(),
-                    other => format!("{other:?}").to_lowercase(),
+                self.0.push(if let Met::Drop { reason, .. } = answer {
+                    reason.as_str().into()
+                } else {
+                    format!("{answer:?}").to_lowercase()
                 });
             }
         }
