@@ -99,6 +99,7 @@ impl House {
             service,
             body,
             fair_key: Vec::new().into(),
+            lease: None,
         };
         let id = self.shards[0].call(self.now, call);
         self.calls.push((id, false));

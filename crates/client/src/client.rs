@@ -7,8 +7,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::backoff::{Backoff, QUICK};
@@ -16,6 +17,7 @@ use crate::calls::{BrokerStatus, Calls, CallsConfig, Request};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::mdp::{self, Part, Protocol};
+use crate::meet::Labels;
 use crate::message::Message;
 use crate::tls::Trust;
 use crate::wire::{Lost, Wire, WireConfig};
@@ -111,9 +113,49 @@ impl Client {
         self.inner.shared.enter(|calls| calls.len())
     }
 
+    /// How long calls may take that say nothing else.
+    pub(crate) fn usual_timeout(&self) -> Option<Duration> {
+        self.inner.timeout
+    }
+
+    /// Runs something beside its caller, where the connections are.
+    pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.inner.runtime.spawn(task)
+    }
+
+    pub(crate) fn labels(&self) -> &Labels {
+        &self.inner.labels
+    }
+
+    /// Why something did not come in time.
+    pub(crate) fn late(&self, service: &str, after: Duration) -> Error {
+        self.inner.shared.enter(|calls| match calls.any_up() {
+            true => Error::Timeout { service: service.into(), after },
+            false => Error::Unreachable { after, why: calls.troubles() },
+        })
+    }
+
+    /// Whether it may be taken for one process.
+    pub(crate) fn check_meets(&self) -> Result<(), Error> {
+        let problem = match (&self.inner.shared.bells[..], self.inner.pipelined) {
+            ([_], true) => return Ok(()),
+            (_, true) => "this client has several connections",
+            (_, false) => "this client has one call at a time on its connection",
+        };
+        Err(Error::CannotMeet { problem })
+    }
+
     fn ticket(&self, service: &[u8], body: Message, streaming: bool) -> Ticket {
-        let request =
-            Request { service: Bytes::copy_from_slice(service), body, retry: true, streaming };
+        let request = Request {
+            service: Bytes::copy_from_slice(service),
+            body,
+            retry: true,
+            streaming,
+            urgent: false,
+        };
         Ticket {
             inner: self.inner.clone(),
             state: TicketState::New(Some(request)),
@@ -216,7 +258,7 @@ impl ClientBuilder {
     /// If an endpoint cannot be read or lacks [`tls_ca`](ClientBuilder::tls_ca), or there is no
     /// tokio runtime.
     pub fn connect(mut self) -> Result<Client, Error> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let mut endpoints = Vec::new();
         for text in &self.endpoints {
             let endpoint = Endpoint::parse(text)?;
@@ -246,8 +288,16 @@ impl ClientBuilder {
             runtime.spawn(driver.run()).abort_handle()
         });
         let drivers = drivers.collect();
-        let (timeout, limits) = (self.timeout, self.wire.limits);
-        Ok(Client { inner: Arc::new(Inner { shared, drivers, timeout, limits }) })
+        let inner = Inner {
+            shared,
+            drivers,
+            timeout: self.timeout,
+            limits: self.wire.limits,
+            pipelined,
+            runtime,
+            labels: Labels::default(),
+        };
+        Ok(Client { inner: Arc::new(inner) })
     }
 }
 
@@ -257,6 +307,9 @@ struct Inner {
     drivers: Vec<AbortHandle>,
     timeout: Option<Duration>,
     limits: zmtp::Limits,
+    pipelined: bool,
+    runtime: Handle,
+    labels: Labels,
 }
 
 impl Drop for Inner {
@@ -395,6 +448,29 @@ impl Call {
     pub fn retry(mut self, retry: bool) -> Call {
         self.ticket.set_retry(retry);
         self
+    }
+
+    /// Sends the request even if as many are under way as may be: it is one that ends others.
+    pub(crate) fn urgent(mut self) -> Call {
+        if let TicketState::New(Some(request)) = &mut self.ticket.state {
+            request.urgent = true;
+        }
+        self
+    }
+
+    /// Forgets the call if the broker knows nothing of it. Whether it is over.
+    pub(crate) fn forget_unsent(&mut self) -> bool {
+        let over = match self.ticket.state {
+            TicketState::Submitted(id) => {
+                let now = Instant::now();
+                self.ticket.inner.shared.enter(|calls| calls.forget_unsent(id, now))
+            }
+            TicketState::New(_) | TicketState::Over => true,
+        };
+        if over {
+            self.ticket.state = TicketState::Over;
+        }
+        over
     }
 
     /// Sends the request without waiting for anything.

@@ -97,6 +97,30 @@ pub enum Error {
         /// What it said.
         message: Box<str>,
     },
+    /// This client cannot meet others.
+    #[error("{problem}: whoever meets others has one pipelined connection to one broker")]
+    CannotMeet {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The broker knows no place of that name.
+    #[error("there is no match line or regulator `{name}`")]
+    NoPlace {
+        /// The name.
+        name: Box<str>,
+    },
+    /// It was cancelled under its label.
+    #[error("cancelled")]
+    Cancelled,
+    /// Too many run, or the connection was lost: somebody else may run by now.
+    #[error("the lock is lost")]
+    LockLost,
+    /// The broker said something else than an answer; another version may know more.
+    #[error("the broker's answer makes no sense here: {answer}")]
+    BadAnswer {
+        /// What it said.
+        answer: Box<str>,
+    },
     /// The worker or client was stopped.
     #[error("stopped")]
     Stopped,

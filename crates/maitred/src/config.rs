@@ -20,6 +20,7 @@ mod security;
 mod tls;
 
 pub(crate) use lines::Rules;
+pub(crate) use meetings::read_place;
 pub(crate) use ppp::Queue;
 pub(crate) use security::{Mechanism, Tokens};
 
@@ -86,6 +87,7 @@ struct LimitsFile {
     idle: Option<Lasting>,
     out_bytes: Option<Size>,
     services: Option<usize>,
+    places: Option<usize>,
     concurrency: Option<u32>,
     service_idle: Option<Lasting>,
 }
@@ -415,6 +417,7 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
     }
     shard.engine.meetings =
         meetings::settings(&file.matches, &file.regulator, shard.limits.name_bytes)?;
+    set(&mut shard.engine.meetings.places_max, limits.places);
     check(&shard)?;
     let mechanism = file.security.mechanism;
     let mdp = endpoints(&file.mdp, mechanism, overrides)?;

@@ -27,6 +27,8 @@ use crate::inbox::{Command, Detail, Inbox, Who};
 use crate::metrics;
 use crate::view::{Services, Snapshot, Workers};
 
+mod meet;
+
 /// How long a call without `?timeout=` may take.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -116,6 +118,7 @@ pub(crate) fn routes(house: Arc<House>) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/services/{name}", post(call))
         .route("/v1/workers", get(workers))
+        .merge(meet::routes())
         .route("/v1/drain", post(drain))
         .route("/v1/reload", post(reload))
         .fallback(|uri: Uri| async move {
@@ -329,17 +332,18 @@ async fn call(
         service: Bytes::from(name),
         body: frames.into(),
         fair_key: Bytes::copy_from_slice(fair_key),
+        lease: None,
         answer,
     };
     house.inbox.send(call).map_err(|_| Refusal::stopping())?;
     let line = Line { house: &house, ticket, answered: false };
     let outcome = tokio::time::timeout(timeout, outcome).await;
     match outcome {
-        Ok(Ok(Outcome::Reply(frames))) => {
+        Ok(Ok((_, Outcome::Reply(frames)))) => {
             line.hang_up();
             Ok(reply(&frames))
         }
-        Ok(Ok(Outcome::Refused(reason))) => {
+        Ok(Ok((_, Outcome::Refused(reason)))) => {
             line.hang_up();
             Err(Refusal::shed(reason))
         }

@@ -1,7 +1,7 @@
 //! The maitred broker: one binary.
 //!
 //! `serve` is the house; everything else talks to one: over MDP (`call`, `work`, `bench`) or over
-//! HTTP (`services`, `workers`, `drain`, `reload`). `simulate` needs none.
+//! HTTP (`services`, `workers`, `places`, `drain`, `reload`). `simulate` needs none.
 
 mod serve;
 
@@ -99,6 +99,8 @@ enum Sub {
     Services(remote::Target),
     /// List workers
     Workers(remote::Target),
+    /// List match lines and regulators
+    Places(remote::Target),
     /// Let a broker finish what it holds, then stop
     Drain(remote::Target),
     /// Make a broker read its configuration file again
@@ -234,6 +236,7 @@ fn run(command: Sub) -> Result<(), Failure> {
         }
         Sub::Services(target) => remote::services(&target),
         Sub::Workers(target) => remote::workers(&target),
+        Sub::Places(target) => remote::places(&target),
         Sub::Drain(target) => remote::drain(&target),
         Sub::Reload(target) => remote::reload(&target),
         Sub::Bench(options) => bench::run(&options),

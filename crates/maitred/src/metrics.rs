@@ -12,6 +12,8 @@ use prometheus_client::registry::Registry;
 
 use crate::view::{Service, Snapshot};
 
+mod places;
+
 /// Services named in one scrape; the rest only count in the totals. A scrape of 100,000 services
 /// would cost the scraper more than it is worth.
 pub(crate) const SERVICES_MAX: usize = 1_000;
@@ -97,6 +99,7 @@ impl Collector for Scrape {
         metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
 
         encode_principals(&snapshot.principals, &mut encoder)?;
+        places::encode(&snapshot.places, &mut encoder)?;
         encode_services(&snapshot.services, &mut encoder)
     }
 }

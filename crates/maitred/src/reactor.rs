@@ -23,7 +23,7 @@ use sessions::{Call, CloseReason, Dialect, Note, Outcome, Shard, Want};
 use tokio::sync::oneshot;
 
 use crate::handshakes::Handshakes;
-use crate::inbox::{Command, Detail, Inbox};
+use crate::inbox::{Again, Command, Detail, Inbox};
 use crate::transport::{Listener, Stream};
 use crate::view::{self, Clock, Snapshot, Traffic};
 
@@ -62,6 +62,14 @@ struct Socket {
     blocked: bool,
 }
 
+/// Who waits for the outcome of a call.
+enum Caller {
+    /// Whoever made it, and its ticket.
+    Call(u64, oneshot::Sender<(ConnId, Outcome)>),
+    /// Whoever said another word in its name.
+    Again(oneshot::Sender<Option<Outcome>>),
+}
+
 /// What the reactor is made of.
 pub(crate) struct Reactor {
     poll: Poll,
@@ -78,7 +86,7 @@ pub(crate) struct Reactor {
     /// Connections to read in this turn or the next.
     ready: VecDeque<ConnId>,
     buffer: Box<[u8]>,
-    calls: HashMap<ConnId, (u64, oneshot::Sender<Outcome>)>,
+    calls: HashMap<ConnId, Caller>,
     call_by_ticket: HashMap<u64, ConnId>,
     traffic: Traffic,
     /// When listeners that ran out of descriptors are tried again.
@@ -482,10 +490,10 @@ impl Reactor {
 
     fn obey(&mut self, now: Time, command: Command) {
         match command {
-            Command::Call { who, ticket, service, body, fair_key, answer } => {
+            Command::Call { who, ticket, service, body, fair_key, lease, answer } => {
                 let principal = self.shard.engine().principal(&who).unwrap_or_default();
-                let id = self.shard.call(now, Call { principal, service, body, fair_key });
-                self.calls.insert(id, (ticket, answer));
+                let id = self.shard.call(now, Call { principal, service, body, fair_key, lease });
+                self.calls.insert(id, Caller::Call(ticket, answer));
                 self.call_by_ticket.insert(ticket, id);
             }
             Command::HangUp { ticket } => {
@@ -493,6 +501,27 @@ impl Reactor {
                     self.calls.remove(&id);
                     self.shard.hang_up(now, id);
                 }
+            }
+            Command::Again { who, id, secret, name, word, answer } => {
+                let principal = self.shard.engine().principal(&who).unwrap_or_default();
+                let whose = (principal, secret);
+                let holds = match word {
+                    Again::Continue(span) => self.shard.go_on(now, id, whose, &name, span),
+                    Again::Done(ok) => self.shard.done(now, id, whose, &name, ok),
+                };
+                if holds {
+                    // At once: it may say the next before this turn ends.
+                    self.calls.insert(id, Caller::Again(answer));
+                    self.hand_out_outcomes(now);
+                } else {
+                    let _ = answer.send(None);
+                }
+            }
+            Command::Places { name, limit, answer } => {
+                let _ = answer.send(match name {
+                    None => view::places(&self.shard, now, limit),
+                    Some(name) => view::place(&self.shard, now, &name),
+                });
             }
             Command::Look { detail, answer } => {
                 // Whoever asked may be gone by now.
@@ -545,12 +574,22 @@ impl Reactor {
         let mut outcomes = std::mem::take(&mut self.scratch.outcomes);
         self.shard.take_outcomes(&mut outcomes);
         for (id, outcome) in outcomes.drain(..) {
-            if let Some((ticket, answer)) = self.calls.remove(&id) {
-                self.call_by_ticket.remove(&ticket);
-                // Whoever asked may be gone by now.
-                let _ = answer.send(outcome);
+            // Whoever asked may be gone by now.
+            let heard = match self.calls.remove(&id) {
+                Some(Caller::Call(ticket, answer)) => {
+                    self.call_by_ticket.remove(&ticket);
+                    answer.send((id, outcome)).is_ok()
+                }
+                // Its lease says until when it is not gone.
+                Some(Caller::Again(answer)) => {
+                    let _ = answer.send(Some(outcome));
+                    true
+                }
+                None => false,
+            };
+            if !heard || !self.shard.stays(id) {
+                self.shard.hang_up(now, id);
             }
-            self.shard.hang_up(now, id);
         }
         self.scratch.outcomes = outcomes;
     }
@@ -591,6 +630,10 @@ impl Reactor {
                 Note::Alarm(service, false, _) => {
                     tracing::info!(service = %view::show(&service), "alarm ended");
                 }
+                Note::Place(place, name, change) => {
+                    let (kind, name) = (place.service(), view::show(&name));
+                    tracing::info!(kind, name, "place {}", change.as_str());
+                }
                 Note::Drained => {
                     tracing::info!("drained: the last request ended");
                     self.drained = true;
@@ -624,6 +667,10 @@ impl Reactor {
             workers: match detail {
                 Detail::Workers => view::workers(&self.shard, now),
                 Detail::Totals | Detail::Services(_) | Detail::Scrape(_) => Vec::new(),
+            },
+            places: match detail {
+                Detail::Scrape(limit) => view::places(&self.shard, now, limit),
+                Detail::Totals | Detail::Services(_) | Detail::Workers => view::Places::default(),
             },
             principals: match detail {
                 Detail::Scrape(_) => {

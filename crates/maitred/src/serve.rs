@@ -14,7 +14,7 @@ use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
-use crate::config::{Endpoint, LogFormat, Mechanism, Overrides, Settings};
+use crate::config::{self, Endpoint, LogFormat, Mechanism, Overrides, Settings};
 use crate::http::{self, House};
 use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
@@ -138,7 +138,8 @@ impl Broker {
         };
         let clock = Clock::start();
         let seed = (fastrand::u64(..), fastrand::u64(..));
-        let shard = Shard::new(settings.shard.clone(), seed, 0, 1, clock.now());
+        let shard = Shard::new(settings.shard.clone(), seed, 0, 1, clock.now())
+            .with_rules_read_by(config::read_place);
         let tls = settings.tls.clone();
         let reactor = Reactor::new(shard, clock, listeners, tls, settings.drain_timeout)
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
@@ -197,7 +198,8 @@ impl Broker {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let Broker { reactor, inbox, source, http, mdp: _, ppp: _, runtime, signals } = self;
         runtime.spawn(obey_signals(signals, inbox.clone(), source.clone()));
-        if let Some((listener, address)) = http {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let served = http.map(|(listener, address)| {
             let settings = &source.started;
             let reload = {
                 let source = source.clone();
@@ -214,24 +216,39 @@ impl Broker {
                 usize::try_from(body_max).unwrap_or(usize::MAX),
                 reload,
             );
-            runtime.spawn(serve_http(listener, Arc::new(house)));
-        }
+            runtime.spawn(serve_http(listener, Arc::new(house), stopped))
+        });
         let reactor = std::thread::Builder::new()
             .name("reactor".into())
             .spawn(move || reactor.run())
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let ended = reactor.join().map_err(|_| Failure::new("the reactor panicked"))?;
-        // Replies that HTTP is still writing get a moment.
+        // Whoever was told something by the reactor must hear it over HTTP, too.
+        drop(stop);
+        if let Some(served) = served {
+            let _ = runtime.block_on(async { tokio::time::timeout(LAST_REPLIES, served).await });
+        }
         runtime.shutdown_timeout(Duration::from_millis(200));
         ended.map_err(|error| Failure::new(format!("the reactor failed: {error}")))
     }
 }
 
-async fn serve_http(listener: std::net::TcpListener, house: Arc<House>) {
+/// How long HTTP may go on writing when the broker has ended.
+const LAST_REPLIES: Duration = Duration::from_secs(1);
+
+/// Serves until `stopped` is over, and then finishes the replies that are under way.
+async fn serve_http(
+    listener: std::net::TcpListener,
+    house: Arc<House>,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+) {
     let served = async {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        axum::serve(listener, http::routes(house)).await
+        let over = async {
+            let _ = stopped.await;
+        };
+        axum::serve(listener, http::routes(house)).with_graceful_shutdown(over).await
     };
     if let Err(error) = served.await {
         tracing::error!(%error, "HTTP stopped");

@@ -167,6 +167,7 @@ impl House {
                 | Note::WorkerDismissed(..)
                 | Note::Denied(..)
                 | Note::Alarm(..)
+                | Note::Place(..)
                 | Note::Garbage(..)
                 | Note::Drained => None,
             })
