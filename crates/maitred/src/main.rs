@@ -13,6 +13,10 @@ mod handshakes;
 
 mod inbox;
 
+mod calls;
+
+mod tasks;
+
 mod view;
 
 mod http;
@@ -63,9 +67,13 @@ enum Sub {
         /// Listen for HTTP here, or `off` [default: 127.0.0.1:8080]
         #[arg(long, value_name = "ADDR")]
         http: Option<String>,
-        /// Directory that this broker alone may use
+        /// Directory that this broker alone may use [default: maitred-data]
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
+        /// Keep tasks here: sqlite:PATH, postgres://…, nats://… or off [default: tasks.db in the
+        /// data directory]
+        #[arg(long, value_name = "URL", env = "MAITRED_STORE", hide_env_values = true)]
+        store: Option<String>,
         /// Shed load so that requests wait about this long, such as 20ms
         #[arg(long, value_name = "SPAN")]
         aim: Option<config::Lasting>,
@@ -203,8 +211,9 @@ fn main() -> ExitCode {
 
 fn run(command: Sub) -> Result<(), Failure> {
     match command {
-        Sub::Serve { config, mdp, http, data, aim, give_up, log_format } => {
-            serve::run(config, config::Overrides { mdp, http, log_format, aim, give_up }, data)
+        Sub::Serve { config, mdp, http, data, store, aim, give_up, log_format } => {
+            let overrides = config::Overrides { mdp, http, store, log_format, aim, give_up };
+            serve::run(config, overrides, data)
         }
         Sub::Call(args) => call::run(&args),
         Sub::Work(args) => work::run(args),
