@@ -257,7 +257,12 @@ async fn readyz(State(house): State<Arc<House>>) -> Result<&'static str, Refusal
 
 async fn scrape(State(house): State<Arc<House>>) -> Result<Response, Refusal> {
     let snapshot = house.look(Detail::Scrape(metrics::SERVICES_MAX)).await?;
-    let text = metrics::encode(snapshot).map_err(|error| {
+    let tasks = match &house.desk {
+        // A store that cannot be asked must not hide the rest.
+        Ok(desk) => metrics::Tasks::look(desk).await.ok(),
+        Err(_) => None,
+    };
+    let text = metrics::encode(snapshot, tasks).map_err(|error| {
         let message = format!("cannot write the metrics: {error}");
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     })?;

@@ -1,7 +1,7 @@
 //! The maitred broker: one binary.
 //!
 //! `serve` is the house; everything else talks to one: over MDP (`call`, `work`, `bench`) or over
-//! HTTP (`services`, `workers`, `drain`, `reload`). `simulate` needs none.
+//! HTTP (`services`, `workers`, `enqueue`, `tasks`, `drain`, `reload`). `simulate` needs none.
 
 mod serve;
 
@@ -26,6 +26,8 @@ mod metrics;
 mod config;
 
 mod remote;
+
+mod taskline;
 
 mod call;
 
@@ -101,6 +103,22 @@ enum Sub {
     Services(remote::Target),
     /// List workers
     Workers(remote::Target),
+    /// Put a task into its queue
+    Enqueue(taskline::Enqueue),
+    /// Look at tasks, and steer them
+    Tasks {
+        #[command(subcommand)]
+        order: taskline::Tasks,
+    },
+    /// List task types; pause and resume them
+    Queues(taskline::Queues),
+    /// List schedules; make and remove them
+    Schedules(taskline::Schedules),
+    /// Check, copy and restore a store
+    Store {
+        #[command(subcommand)]
+        order: taskline::Store,
+    },
     /// Let a broker finish what it holds, then stop
     Drain(remote::Target),
     /// Make a broker read its configuration file again
@@ -227,6 +245,11 @@ fn run(command: Sub) -> Result<(), Failure> {
         }
         Sub::Services(target) => remote::services(&target),
         Sub::Workers(target) => remote::workers(&target),
+        Sub::Enqueue(args) => taskline::enqueue(&args),
+        Sub::Tasks { order } => taskline::tasks(order),
+        Sub::Queues(args) => taskline::queues(&args),
+        Sub::Schedules(args) => taskline::schedules(&args),
+        Sub::Store { order } => taskline::store(order),
         Sub::Drain(target) => remote::drain(&target),
         Sub::Reload(target) => remote::reload(&target),
         Sub::Bench(options) => bench::run(&options),

@@ -42,7 +42,7 @@ async fn claim(
     Extension(who): Extension<Who>,
     body: Bytes,
 ) -> Result<Json<Value>, Refusal> {
-    let desk = house.desk()?;
+    let desk = house.open_desk()?;
     let (claim, wait_ms) = claim_of(object_of(&body)?)?;
     let rights = house.rights(who).await?;
     claim.types.iter().try_for_each(|task_type| may_serve(&rights, task_type))?;

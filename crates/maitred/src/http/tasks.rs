@@ -57,6 +57,12 @@ impl House {
             .map_err(|why| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_store", why.as_str()))
     }
 
+    /// The desk, as long as the broker takes new work.
+    pub(super) fn open_desk(&self) -> Result<&Arc<Desk>, Refusal> {
+        let desk = self.desk()?;
+        if desk.is_draining() { Err(Refusal::stopping()) } else { Ok(desk) }
+    }
+
     pub(super) async fn rights(&self, who: Who) -> Result<Rights, Refusal> {
         let (answer, rights) = oneshot::channel();
         let ask = inbox::Command::Rights { who, answer };
@@ -190,7 +196,7 @@ async fn enqueue(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    let desk = house.desk()?;
+    let desk = house.open_desk()?;
     let (task, wait) = task_of(task_type, words, &headers, &body)?;
     may_enqueue(&house.rights(who).await?, &task)?;
     let links = task.then.len();
@@ -283,7 +289,7 @@ async fn enqueue_all(
     Extension(who): Extension<Who>,
     body: Bytes,
 ) -> Result<Json<Value>, Refusal> {
-    let desk = house.desk()?;
+    let desk = house.open_desk()?;
     let rights = house.rights(who).await?;
     let read = |item: &Value| -> Result<NewTask, Denial> {
         let task = words::task_from_json(item)?;

@@ -114,6 +114,10 @@ impl Desk {
                     Ok((secret, titanic::request(frames, secret, keep_ms, rights)?))
                 });
                 match task {
+                    Ok(_) if self.is_draining() => {
+                        let denial = Denial::new("draining", "the broker is stopping");
+                        batch.answers.push(Answered::denied(from, &denial));
+                    }
                     Ok((secret, task)) => {
                         batch.tasks.push(task);
                         batch.enqueuers.push((from, 1, Form::Titanic(secret)));
@@ -148,6 +152,9 @@ impl Desk {
         batch: &mut Batch,
     ) -> Result<(), Denial> {
         let from = from.clone();
+        if self.is_draining() && matches!(word, Word::Enqueue(..) | Word::Claim(..)) {
+            return Err(Denial::new("draining", "the broker is stopping"));
+        }
         match word {
             Word::Enqueue(tasks, form) => {
                 tasks.iter().try_for_each(|task| may_enqueue(rights, task))?;

@@ -128,14 +128,17 @@ pub(super) fn answer(status: &str, rest: &[&[u8]]) -> Vec<u8> {
     body
 }
 
-/// `status text`, as the RFC allows.
+/// The bare status, because old clients compare the whole frame; why stands in a second one.
 pub(super) fn failure(denial: &Denial) -> Vec<u8> {
     let status = match denial.reason {
-        UNKNOWN => UNKNOWN,
-        "invalid" | "denied" => UNKNOWN,
+        UNKNOWN | "invalid" | "denied" => UNKNOWN,
         _ => INTERNAL,
     };
-    answer(&format!("{status} {}", denial.message), &[])
+    answer(status, &[denial.message.as_bytes()])
+}
+
+fn unknown() -> Vec<u8> {
+    answer(UNKNOWN, &[b"no such request"])
 }
 
 /// Requests that somebody is closing, so that a second goodbye cannot meet another request.
@@ -146,7 +149,7 @@ pub(super) struct Closing(Mutex<HashSet<TaskId>>);
 pub(super) async fn reply(desk: &Arc<Desk>, name: &[u8]) -> Vec<u8> {
     let view = match find(desk, name).await {
         Ok(Some((_, view))) => view,
-        Ok(None) => return answer("400 no such request", &[]),
+        Ok(None) => return unknown(),
         Err(denial) => return failure(&denial),
     };
     match view.state {
@@ -159,9 +162,10 @@ pub(super) async fn reply(desk: &Arc<Desk>, name: &[u8]) -> Vec<u8> {
         }
         State::Dead => {
             let error = view.last_error.unwrap_or_default();
-            answer(&format!("{INTERNAL} after {} attempts: {error}", view.attempt), &[])
+            let why = format!("after {} attempts: {error}", view.attempt);
+            answer(INTERNAL, &[why.as_bytes()])
         }
-        State::Cancelled => answer("400 no such request", &[]),
+        State::Cancelled => unknown(),
         State::Ready | State::Scheduled | State::Blocked | State::Leased => answer(PENDING, &[]),
     }
 }
@@ -243,7 +247,7 @@ mod tests {
         for (frames, rights, expected) in cases {
             let denial = request(frames, 1, 60_000, rights).expect_err("no task");
             assert!(denial.message.contains(expected), "{}", denial.message);
-            assert!(failure(&denial)[2..].starts_with(b"400 "));
+            assert!(failure(&denial)[2..].starts_with(b"400"));
         }
         let task = request(&[b"echo"], 0xa, 60_000, &Rights::all()).expect("a task");
         assert_eq!((&*task.task_type, &task.payload[..]), ("maitred.titanic.echo", &b"\0\0"[..]));
