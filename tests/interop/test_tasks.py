@@ -565,7 +565,7 @@ def test_bad_words_over_majordomo(broker):
         got, message, *_ = client.call("maitred.tasks", *frames)
         assert got == reason and words in message, (frames, got, message)
     worker = broker.worker("maitred.tasks")
-    worker.disconnected()
+    worker.expect_disconnect()
     broker.check_serving()
 
 
@@ -613,9 +613,9 @@ def test_a_result_is_carried_to_a_service(broker, tasks):
     broker.kill()
     broker.restart()
     worker = broker.worker("ledger")
-    job = worker.job(timeout=15.0)
+    job = worker.take(timeout=15.0)
     assert job.body == [b"3"]
-    worker.reply(job, b"noted")
+    worker.answer(job, b"noted")
     wait_until(
         lambda: tasks.queue("maitred.postback.service")["done"] == 1, "it was settled", 10.0
     )

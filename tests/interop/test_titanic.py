@@ -71,7 +71,7 @@ def test_a_request_waits_for_its_service(broker, titanic):
     assert titanic.close(waits[2]) == b"200"
     assert titanic.reply(waits[2])[0] == b"400"
     worker = broker.idle_worker("svc2")
-    worker.quiet()
+    worker.idle()
 
 
 def test_kill_9_at_every_step(broker, titanic):
@@ -81,15 +81,15 @@ def test_kill_9_at_every_step(broker, titanic):
     broker.restart()
     assert titanic.reply(uuid) == [b"300"]
     worker = broker.worker("slow")
-    job = worker.job(timeout=15.0)
+    job = worker.take(timeout=15.0)
     assert job.body == [b"precious"]
     broker.kill()
     worker.close()
     broker.restart()
     worker = broker.worker("slow")
-    job = worker.job(timeout=15.0)
+    job = worker.take(timeout=15.0)
     assert job.body == [b"precious"]
-    worker.reply(job, b"done")
+    worker.answer(job, b"done")
     assert titanic.await_reply(uuid) == [b"200", b"done"]
     broker.kill()
     broker.restart()
@@ -103,7 +103,7 @@ def test_kill_9_at_every_step(broker, titanic):
 def test_a_worker_that_dies_costs_nothing(broker, titanic):
     worker = broker.idle_worker("slow")
     uuid = titanic.request("slow", b"x")
-    worker.job(timeout=15.0)
+    worker.take(timeout=15.0)
     worker.close()
     broker.serve("slow", lambda body: [b"done"])
     assert titanic.await_reply(uuid) == [b"200", b"done"]
@@ -141,7 +141,7 @@ def test_bad_requests(broker, titanic):
         status, why = titanic.call("titanic.request", *body)
         assert status == b"400" and why, body
     worker = broker.worker("titanic.request")
-    worker.disconnected()
+    worker.expect_disconnect()
     # A request without a body is one empty frame, as everywhere.
     broker.serve("echo")
     assert titanic.await_reply(titanic.request("echo")) == [b"200", b""]
@@ -152,8 +152,8 @@ def test_what_fails_for_good_is_an_internal_error(broker, titanic):
     uuid = titanic.request("bad", b"x")
     id = int(uuid[:16], 16)
     worker = broker.worker("bad")
-    job = worker.job(timeout=15.0)
-    worker.reply(job, b"MAITRED-FAILED", b"exit 1")
+    job = worker.take(timeout=15.0)
+    worker.answer(job, b"MAITRED-FAILED", b"exit 1")
     wait_until(lambda: tasks.show(id).get("last_error") == "exit 1", "the attempt failed")
     assert titanic.reply(uuid) == [b"300"], "it is tried again"
     tasks.good("DELETE", f"/v1/tasks/{id}")

@@ -269,7 +269,8 @@ impl Broker {
             runtime.spawn(desk.clone().drive());
         }
         runtime.spawn(obey_signals(signals, inbox.clone(), source.clone()));
-        if let Some((listener, address)) = http {
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let http = if let Some((listener, address)) = http {
             let settings = &source.started;
             let reload = {
                 let source = source.clone();
@@ -288,15 +289,21 @@ impl Broker {
                 usize::try_from(body_max).unwrap_or(usize::MAX),
                 reload,
             );
-            runtime.spawn(serve_http(listener, Arc::new(house)));
-        }
+            Some(runtime.spawn(serve_http(listener, Arc::new(house), stopped)))
+        } else {
+            None
+        };
         let reactor = std::thread::Builder::new()
             .name("reactor".into())
             .spawn(move || reactor.run())
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let ended = reactor.join().map_err(|_| Failure::new("the reactor panicked"))?;
-        // Replies that HTTP is still writing get a moment.
-        runtime.shutdown_timeout(Duration::from_millis(200));
+        if let Some(http) = http {
+            // Replies that HTTP is still writing get a moment; there is nobody to hear of it.
+            let _ = stop.send(());
+            let _ = runtime.block_on(async { tokio::time::timeout(GOODBYE, http).await });
+        }
+        runtime.shutdown_timeout(GOODBYE);
         if let Some(desk) = desk {
             desk.close();
         }
@@ -304,11 +311,19 @@ impl Broker {
     }
 }
 
-async fn serve_http(listener: std::net::TcpListener, house: Arc<House>) {
+/// What HTTP may take to end.
+const GOODBYE: Duration = Duration::from_millis(200);
+
+async fn serve_http(
+    listener: std::net::TcpListener,
+    house: Arc<House>,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+) {
     let served = async {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        axum::serve(listener, http::routes(house)).await
+        let stopped = async { drop(stopped.await) };
+        axum::serve(listener, http::routes(house)).with_graceful_shutdown(stopped).await
     };
     if let Err(error) = served.await {
         tracing::error!(%error, "HTTP stopped");
