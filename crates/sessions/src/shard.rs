@@ -791,15 +791,15 @@ impl Shard {
             self.floor.garbage(id, "a service name that is empty or too long");
             return true;
         }
+        let titanic = self.floor.config.titanic;
         let Some(wire) = self.floor.wire(id) else { return true };
         let service_frame = version == Version::V01 || wire.dialect.mdp02_service_frame;
         let tag = Tag { version, service_frame, mmi: None };
         let stack = message.raw_between(0, header);
-        if errand::is_errand(service, self.floor.config.titanic) {
+        if errand::is_errand(service, titanic) {
             self.on_errand(id, message, whole, tag, stack, service, body);
             return true;
         }
-        let Some(wire) = self.floor.wire(id) else { return true };
         if mdp::is_reserved(service) {
             wire.in_flight += 1;
             let principal = wire.principal;
@@ -932,7 +932,11 @@ impl Shard {
         tag: Tag,
         envelope: &[u8],
     ) {
+        let is_own = errand::is_errand(name, self.floor.config.titanic);
         let mmi = match service {
+            b"mmi.service" if is_own => {
+                return self.floor.answer(id, tag, envelope, service, &[b"200"]);
+            }
             b"mmi.service" => Mmi::Service,
             b"mmi.workers" => Mmi::Workers,
             b"mmi.heartbeat" => {
