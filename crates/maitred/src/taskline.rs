@@ -368,7 +368,12 @@ pub(crate) struct Schedules {
     #[command(flatten)]
     target: Target,
     /// Make or replace this one
-    #[arg(long, value_name = "NAME", requires_all = ["cron", "task_type"], conflicts_with = "remove")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires_all = ["cron", "task_type"],
+        conflicts_with = "remove"
+    )]
     set: Option<String>,
     /// Minute, hour, day, month, weekday; or @hourly, @daily, …
     #[arg(long, value_name = "EXPRESSION", requires = "set")]
@@ -425,10 +430,8 @@ pub(crate) fn schedules(args: &Schedules) -> Result<(), Failure> {
     let page: Map<String, Value> = parse(&body)?;
     let schedules = page.get("schedules").and_then(Value::as_array).cloned().unwrap_or_default();
     let rows = schedules.iter().filter_map(Value::as_object).map(|one| {
-        let rule = match &one["catch_up"] {
-            Value::String(rule) => rule.clone(),
-            other => other["all"].to_string(),
-        };
+        let rule = &one["catch_up"];
+        let rule = rule.as_str().map_or_else(|| rule["all"].to_string(), str::to_owned);
         [
             word(one, "name").to_owned(),
             word(one, "cron").to_owned(),
@@ -537,10 +540,10 @@ fn dash(text: &str) -> String {
 fn plain(name: &str, value: &Value) -> String {
     let is_instant = name.ends_with("_at")
         || ["until", "deadline", "must_end_by", "leased_until"].contains(&name);
-    match value {
-        Value::Number(at) if is_instant => in_how_long(at.as_u64().unwrap_or(0)),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+    match (value.as_u64(), value.as_str()) {
+        (Some(at), _) if is_instant => in_how_long(at),
+        (_, Some(text)) => text.to_owned(),
+        (_, None) => value.to_string(),
     }
 }
 

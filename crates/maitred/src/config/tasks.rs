@@ -56,7 +56,7 @@ pub(super) fn settings(
     base: &Path,
     overrides: &Overrides,
 ) -> Result<Tasks, Fault> {
-    let from_file = written.url.clone().map(|Url(url)| url.from_base(base));
+    let from_file = written.url.clone().map(|Url(url)| url.rooted(base));
     let url = match &overrides.store {
         Some(text) => Some(text.parse()?),
         None => from_file,

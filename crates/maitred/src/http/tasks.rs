@@ -238,14 +238,15 @@ async fn status_of(desk: &Arc<Desk>, made: Enqueued) -> Result<StatusCode, Refus
     match made.met {
         Met::Nothing => Ok(StatusCode::CREATED),
         Met::Same => Ok(StatusCode::OK),
-        Met::Other => match desk.query(Ask::Task(made.id)).await? {
-            // It ended and let go of its payload, so nobody can tell: believe the key.
-            Answer::Task(Some(view)) if view.state == TaskState::Done => Ok(StatusCode::OK),
-            _ => {
-                let message = format!("task {} has this unique key and another payload", made.id);
-                Err(Denial::new("conflict", message).into())
+        Met::Other => {
+            let found = desk.query(Ask::Task(made.id)).await?;
+            // One that ended let go of its payload, so nobody can tell: believe the key.
+            if matches!(found, Answer::Task(Some(view)) if view.state == TaskState::Done) {
+                return Ok(StatusCode::OK);
             }
-        },
+            let message = format!("task {} has this unique key and another payload", made.id);
+            Err(Denial::new("conflict", message).into())
+        }
     }
 }
 

@@ -61,7 +61,7 @@ impl fmt::Display for StoreUrl {
 
 impl StoreUrl {
     /// The same, with a relative path read from `base`.
-    pub(crate) fn from_base(self, base: &Path) -> StoreUrl {
+    pub(crate) fn rooted(self, base: &Path) -> StoreUrl {
         match self {
             StoreUrl::Sqlite(path) => StoreUrl::Sqlite(base.join(path)),
             other @ (StoreUrl::Off | StoreUrl::Postgres(_) | StoreUrl::Nats(_)) => other,

@@ -191,15 +191,7 @@ impl Story {
                 self.house.shard(id).hang_up(now, id);
                 self.house.turn();
             }
-            ["answer", errand, ref frames @ ..] => {
-                let frames: Vec<Vec<u8>> = frames.iter().map(|frame| self.frame(frame)).collect();
-                let to = self.errands[number(&errand[1..]) as usize - 1].clone();
-                let now = self.house.now;
-                if !self.house.shard(to.conn).answer(now, &to, message(&frames)) {
-                    self.lines.push(format!("nobody takes {errand}"));
-                }
-                self.house.turn();
-            }
+            ["answer", errand, ref frames @ ..] => self.answer(errand, frames),
             ["drain"] => {
                 let now = self.house.now;
                 self.house.shards.iter_mut().for_each(|shard| shard.drain(now));
@@ -308,6 +300,16 @@ impl Story {
             self.lines.push(format!("{prefix}{line}"));
         }
         self.tell_errands(prefix);
+    }
+
+    fn answer(&mut self, errand: &str, frames: &[&str]) {
+        let frames: Vec<Vec<u8>> = frames.iter().map(|frame| self.frame(frame)).collect();
+        let to = self.errands[number(&errand[1..]) as usize - 1].clone();
+        let now = self.house.now;
+        if !self.house.shard(to.conn).answer(now, &to, message(&frames)) {
+            self.lines.push(format!("nobody takes {errand}"));
+        }
+        self.house.turn();
     }
 
     /// What the shell is asked to do.
