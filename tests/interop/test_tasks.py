@@ -445,6 +445,74 @@ def test_rights_say_who_may_what(house):
     nobody.refused(401, "denied", "GET", "/v1/queues")
 
 
+def test_the_rate_of_a_principal_counts_what_it_asks_of_tasks(start):
+    broker = start('[principals.anonymous]\nrate = 1\nburst = 3\nenqueue = ["*"]\n')
+    tasks = Tasks(broker)
+    statuses = [tasks.ask("POST", "/v1/tasks/x", b"").status for _ in range(6)]
+    assert statuses[0] == 201 and 503 in statuses
+    client = broker.client()
+    for _ in range(6):
+        client.request("maitred.tasks", b"enqueue", b"x", b"y")
+    assert b"overload" in [client.reply().body[0] for _ in range(6)]
+
+
+class Injected:
+    """strace on a broker: its system calls fail for as long as this lasts."""
+
+    def __init__(self, broker, fault):
+        self.broker, self.fault = broker, fault
+
+    def __enter__(self):
+        calls = "fsync,fdatasync,pwrite64"
+        self.strace = subprocess.Popen(
+            ["strace", "-f", "-p", str(self.broker.child.pid), "-o", "/dev/null", "-e",
+             f"trace={calls}", "-e", f"inject={self.fault}"],
+            stderr=subprocess.PIPE, text=True,
+        )
+        line = self.strace.stderr.readline()
+        assert "attached" in line, line
+
+    def __exit__(self, *_):
+        self.strace.terminate()
+        self.strace.wait(timeout=10)
+        self.strace.stderr.close()
+
+
+def test_a_full_disk_refuses_and_passes(broker, tasks):
+    first = tasks.enqueue("x", b"before")
+    with Injected(broker, "pwrite64:error=ENOSPC"):
+        message = tasks.refused(507, "no_space", "POST", "/v1/tasks/x", b"while")
+        assert "make room" in message
+        client = broker.client()
+        assert client.call("maitred.tasks", b"enqueue", b"x", b"y")[0] == b"no_space"
+        assert client.call("titanic.request", b"echo", b"y")[0] == b"500"
+        assert tasks.show(first)["state"] == "ready", "looking goes on"
+
+    def again():
+        answer = tasks.ask("POST", "/v1/tasks/x", b"after")
+        return answer.json().get("id") if answer.status == 201 else None
+
+    second = wait_until(again, "there is room again", 10.0, 0.1)
+    assert [lease["id"] for lease in tasks.claim("x", max=5)] == [first, second]
+    assert broker.metric("maitred_tasks_refused_total") >= 3
+
+
+def test_a_failed_fsync_ends_the_broker_with_a_message(broker, tasks):
+    broker.may_be_gone = True
+    first = tasks.enqueue("x", b"before")
+    with Injected(broker, "fsync,fdatasync:error=EIO"):
+        try:
+            answer = tasks.ask("POST", "/v1/tasks/x", b"never answered well")
+            assert (answer.status, answer.json()["reason"]) == (503, "stopped")
+        except (OSError, surface.http.client.HTTPException):
+            pass
+        assert broker.child.wait(timeout=10) == 1
+    assert "the store stopped" in broker.child.stderr[-1], broker.child.output()
+    broker.restart()
+    ids = [lease["id"] for lease in tasks.claim("x", max=5)]
+    assert first in ids
+
+
 def test_without_a_store_it_says_so(start, tmp_path):
     broker = start('[store]\nurl = "off"\n')
     tasks = Tasks(broker)

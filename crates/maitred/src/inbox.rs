@@ -34,8 +34,9 @@ pub(crate) enum Command {
     Reload { config: Box<ShardConfig>, done: oneshot::Sender<()> },
     /// Whether somebody may administer the house.
     May { who: Who, answer: oneshot::Sender<bool> },
-    /// What somebody may do; nothing if nobody knows the name.
-    Rights { who: Who, answer: oneshot::Sender<Rights> },
+    /// What somebody may do; nothing if nobody knows the name. `None`: too much for its quota. The
+    /// question counts against the rate.
+    Rights { who: Who, bytes: u64, answer: oneshot::Sender<Option<Rights>> },
     /// Whether a service has workers.
     IsStaffed { service: Bytes, answer: oneshot::Sender<bool> },
     /// Answers to errands.

@@ -373,7 +373,7 @@ impl Reactor {
     /// gives its requests to others, which then have something to be flushed.
     fn settle(&mut self, now: Time) {
         loop {
-            self.send_errands();
+            self.send_errands(now);
             self.flush_touched(now);
             self.close_closing(now);
             self.hand_out_outcomes(now);
@@ -390,7 +390,7 @@ impl Reactor {
     }
 
     /// What this turn brought for the task store leaves as one batch.
-    fn send_errands(&mut self) {
+    fn send_errands(&mut self, now: Time) {
         let mut errands = std::mem::take(&mut self.scratch.errands);
         self.shard.take_errands(&mut errands);
         if errands.is_empty() {
@@ -398,20 +398,24 @@ impl Reactor {
             return;
         }
         self.errands += errands.len();
+        let (mine, beyond): (Vec<Errand>, Vec<Errand>) = errands
+            .into_iter()
+            .partition(|one| self.shard.admit(now, one.principal, one.body.len() as u64));
+        if !beyond.is_empty() {
+            self.turn_down(beyond, &Denial::new("overload", "beyond the quota; try again later"));
+        }
         let engine = self.shard.engine();
         match &self.desk {
-            Some(desk) => desk.take_errands(errands, |id| engine.rights(id).cloned()),
-            None => {
-                let denial = Denial::new("no_store", self.no_desk.as_str());
-                let answers = errands.into_iter().map(|errand| {
-                    let Errand { from, .. } = errand;
-                    Answered::denied(from, &denial)
-                });
-                // Answered in the next turn, as if there were a store.
-                let sent = self.inbox.send(Command::Answers(answers.collect()));
-                debug_assert!(sent.is_ok(), "the bell is the reactor's own");
-            }
+            Some(desk) => desk.take_errands(mine, |id| engine.rights(id).cloned()),
+            None => self.turn_down(mine, &Denial::new("no_store", self.no_desk.as_str())),
         }
+    }
+
+    /// Refuses errands: in the next turn, as if the store had.
+    fn turn_down(&self, errands: Vec<Errand>, denial: &Denial) {
+        let answers = errands.into_iter().map(|errand| Answered::denied(errand.from, denial));
+        let sent = self.inbox.send(Command::Answers(answers.collect()));
+        debug_assert!(sent.is_ok(), "the bell is the reactor's own");
     }
 
     fn answer(&mut self, now: Time, answers: Vec<Answered>) {
@@ -542,10 +546,14 @@ impl Reactor {
                 let rights = engine.principal(&who).and_then(|id| engine.rights(id));
                 let _ = answer.send(rights.is_some_and(|rights| rights.administer));
             }
-            Command::Rights { who, answer } => {
-                let engine = self.shard.engine();
-                let rights = engine.principal(&who).and_then(|id| engine.rights(id)).cloned();
-                let _ = answer.send(rights.unwrap_or_else(Rights::none));
+            Command::Rights { who, bytes, answer } => {
+                let principal = self.shard.engine().principal(&who);
+                let admitted = principal.is_none_or(|id| self.shard.admit(now, id, bytes));
+                let rights = || {
+                    let rights = self.shard.engine().rights(principal?).cloned();
+                    Some(rights.unwrap_or_else(Rights::none))
+                };
+                let _ = answer.send(admitted.then(|| rights().unwrap_or_else(Rights::none)));
             }
             Command::IsStaffed { service, answer } => {
                 let _ = answer.send(self.shard.engine().workers_of(&service) > 0);

@@ -307,7 +307,11 @@ impl Broker {
         if let Some(desk) = desk {
             desk.close();
         }
-        ended.map_err(|error| Failure::new(format!("the reactor failed: {error}")))
+        ended.map_err(|error| match error.kind() {
+            // It says why by itself.
+            std::io::ErrorKind::Other => Failure::new(error.to_string()),
+            _ => Failure::new(format!("the reactor failed: {error}")),
+        })
     }
 }
 

@@ -479,6 +479,11 @@ impl Shard {
         into.append(&mut self.floor.outcomes);
     }
 
+    /// Whether something of so many bytes that the shell does for a principal is within its quota.
+    pub fn admit(&mut self, now: Time, principal: PrincipalId, bytes: u64) -> bool {
+        self.engine.admit(now, principal, bytes)
+    }
+
     /// Requests to services that live with the shell; each is to be answered once.
     pub fn take_errands(&mut self, into: &mut Vec<Errand>) {
         into.append(&mut self.floor.errands);

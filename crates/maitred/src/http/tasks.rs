@@ -64,10 +64,16 @@ impl House {
     }
 
     pub(super) async fn rights(&self, who: Who) -> Result<Rights, Refusal> {
+        self.rights_for(who, 0).await
+    }
+
+    /// What somebody may do, if so many bytes are within the quota.
+    async fn rights_for(&self, who: Who, bytes: usize) -> Result<Rights, Refusal> {
         let (answer, rights) = oneshot::channel();
-        let ask = inbox::Command::Rights { who, answer };
+        let ask = inbox::Command::Rights { who, bytes: bytes as u64, answer };
         self.inbox.send(ask).map_err(|_| Refusal::stopping())?;
-        rights.await.map_err(|_| Refusal::stopping())
+        let rights = rights.await.map_err(|_| Refusal::stopping())?;
+        rights.ok_or_else(|| Denial::new("overload", "beyond the quota; try again later").into())
     }
 }
 
@@ -83,7 +89,7 @@ impl From<Denial> for Refusal {
             "invalid" => (StatusCode::UNPROCESSABLE_ENTITY, None),
             "unsupported" => (StatusCode::NOT_IMPLEMENTED, None),
             "no_space" => (StatusCode::INSUFFICIENT_STORAGE, Some(60)),
-            "busy" | "unavailable" => (StatusCode::SERVICE_UNAVAILABLE, Some(1)),
+            "busy" | "unavailable" | "overload" => (StatusCode::SERVICE_UNAVAILABLE, Some(1)),
             _ => (StatusCode::SERVICE_UNAVAILABLE, None),
         };
         Refusal { retry_after, ..Refusal::new(status, reason, message) }
@@ -198,7 +204,7 @@ async fn enqueue(
 ) -> Result<Response, Refusal> {
     let desk = house.open_desk()?;
     let (task, wait) = task_of(task_type, words, &headers, &body)?;
-    may_enqueue(&house.rights(who).await?, &task)?;
+    may_enqueue(&house.rights_for(who, body.len()).await?, &task)?;
     let links = task.then.len();
     let (sender, answer) = oneshot::channel();
     let (told, ended) = oneshot::channel();
@@ -291,7 +297,7 @@ async fn enqueue_all(
     body: Bytes,
 ) -> Result<Json<Value>, Refusal> {
     let desk = house.open_desk()?;
-    let rights = house.rights(who).await?;
+    let rights = house.rights_for(who, body.len()).await?;
     let read = |item: &Value| -> Result<NewTask, Denial> {
         let task = words::task_from_json(item)?;
         may_enqueue(&rights, &task)?;

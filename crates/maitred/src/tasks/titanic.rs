@@ -21,7 +21,7 @@ const PREFIX: &str = "maitred.titanic.";
 /// Octets of a service's name that leave room for the prefix.
 const SERVICE_MAX: usize = store::limits::NAME - PREFIX.len();
 /// The attribute that holds the random half of a request's name.
-const SECRET: &str = "secret";
+pub(super) const SECRET: &str = "secret";
 
 /// What Titanic answers first.
 pub(super) const OK: &str = "200";

@@ -6,15 +6,19 @@ use serde_json::{Map, Value, json};
 use store::{Lease, QueueView, ScheduleView, Settled, State, TaskView, Why};
 
 use super::desk::Desk;
+use super::titanic;
 use super::words::put_bytes;
 
 fn put(object: &mut Map<String, Value>, name: &str, value: Option<Value>) {
     object.extend(value.map(|value| (name.to_owned(), value)));
 }
 
-fn attributes(pairs: &[(String, String)]) -> Option<Value> {
+fn attributes(task_type: &str, pairs: &[(String, String)]) -> Option<Value> {
+    // Whoever sees a Titanic request must not be able to name it.
+    let hidden = |name: &str| titanic::service_of(task_type).is_some() && name == titanic::SECRET;
+    let shown = pairs.iter().filter(|(name, _)| !hidden(name));
     let object: Map<String, Value> =
-        pairs.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        shown.map(|(name, value)| (name.clone(), json!(value))).collect();
     (!object.is_empty()).then_some(Value::Object(object))
 }
 
@@ -47,7 +51,7 @@ pub(crate) fn lease(desk: &Desk, lease: &Lease) -> Value {
     if let Some(progress) = &lease.progress {
         put_bytes(&mut object, "progress", progress);
     }
-    put(&mut object, "attributes", attributes(&lease.attributes));
+    put(&mut object, "attributes", attributes(&lease.task_type, &lease.attributes));
     Value::Object(object)
 }
 
@@ -81,7 +85,7 @@ pub(crate) fn task(desk: &Desk, view: &TaskView) -> Value {
     object.insert("content_type".into(), json!(view.content_type));
     put(&mut object, "unique_key", view.unique_key.clone().map(Value::from));
     put(&mut object, "parent", view.parent.map(|id| id.0.into()));
-    put(&mut object, "attributes", attributes(&view.attributes));
+    put(&mut object, "attributes", attributes(&view.task_type, &view.attributes));
     Value::Object(object)
 }
 
