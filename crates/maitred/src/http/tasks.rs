@@ -29,6 +29,8 @@ pub(super) type Words = Query<Vec<(String, String)>>;
 
 /// How long a caller may wait for a result.
 const WAIT_MAX: Duration = Duration::from_secs(300);
+/// How often a task is looked at whose end may come without a word.
+const LOOK: Duration = Duration::from_secs(1);
 /// Tasks that one order by filter changes unless said.
 const ORDERED: usize = 1_000;
 
@@ -261,33 +263,51 @@ async fn await_end(
     desk: &Arc<Desk>,
     made: Enqueued,
     wait: Duration,
-    ended: oneshot::Receiver<Ended>,
+    mut ended: oneshot::Receiver<Ended>,
     object: &mut Map<String, Value>,
 ) -> Result<(), Refusal> {
-    let is_over = made.met != Met::Nothing && {
-        let view = desk.query(Ask::Task(made.id)).await?;
-        matches!(view, Answer::Task(Some(view)) if view.state.is_terminal())
+    let until = tokio::time::Instant::now() + wait;
+    // What ends at another broker of a shared store, or had ended before, nobody tells.
+    let mut next = match made.met {
+        Met::Nothing => tokio::time::Instant::now() + LOOK,
+        Met::Same | Met::Other => tokio::time::Instant::now(),
     };
-    let wait = if is_over { Duration::ZERO } else { wait };
-    if let Ok(Ok(ended)) = tokio::time::timeout(wait, ended).await {
-        object.insert("state".into(), state_name(ended.state).into());
-        if ended.state == TaskState::Done {
-            words::put_bytes(object, "result", &ended.result);
+    let looks = desk.store().capabilities().shared;
+    loop {
+        let pause = if looks || made.met != Met::Nothing { next.min(until) } else { until };
+        let told = tokio::time::timeout_at(pause, &mut ended).await;
+        // Too many wait, or the broker ends: nobody will tell.
+        let is_alone = matches!(told, Ok(Err(_)));
+        if let Ok(Ok(ended)) = told {
+            put_end(object, made.id, ended);
+            return Ok(());
         }
-        if ended.id != made.id {
-            object.insert("last".into(), ended.id.0.into());
+        let view = desk.query(Ask::Task(made.id)).await?;
+        let is_over = matches!(&view, Answer::Task(Some(view)) if view.state.is_terminal());
+        if !is_over && !is_alone && tokio::time::Instant::now() < until {
+            next += LOOK;
+            continue;
         }
-        object.extend(ended.error.map(|error| ("last_error".to_owned(), error.into())));
+        if let Answer::Task(Some(view)) = view {
+            object.insert("state".into(), state_name(view.state).into());
+            if let Some(result) = &view.result {
+                words::put_bytes(object, "result", result);
+            }
+            object.extend(view.last_error.map(|error| ("last_error".to_owned(), error.into())));
+        }
         return Ok(());
     }
-    if let Answer::Task(Some(view)) = desk.query(Ask::Task(made.id)).await? {
-        object.insert("state".into(), state_name(view.state).into());
-        if let Some(result) = &view.result {
-            words::put_bytes(object, "result", result);
-        }
-        object.extend(view.last_error.map(|error| ("last_error".to_owned(), error.into())));
+}
+
+fn put_end(object: &mut Map<String, Value>, id: TaskId, ended: Ended) {
+    object.insert("state".into(), state_name(ended.state).into());
+    if ended.state == TaskState::Done {
+        words::put_bytes(object, "result", &ended.result);
     }
-    Ok(())
+    if ended.id != id {
+        object.insert("last".into(), ended.id.0.into());
+    }
+    object.extend(ended.error.map(|error| ("last_error".to_owned(), error.into())));
 }
 
 /// `POST /v1/tasks`: `{"tasks": […]}`, each answered on its own.

@@ -6,6 +6,7 @@
 //! that it failed is a failed attempt.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(super) struct Runner {
     pub(super) plan: Plan,
     lines: Mutex<HashMap<String, Line>>,
     room: Arc<Semaphore>,
+    /// The engine cannot say which types have tasks: each service that is served is tried.
+    blind: AtomicBool,
     looked: Mutex<u64>,
 }
 
@@ -69,6 +72,7 @@ impl Runner {
             plan,
             lines: Mutex::default(),
             room: Arc::new(Semaphore::new(CALLS)),
+            blind: AtomicBool::new(false),
             looked: Mutex::new(0),
         }
     }
@@ -91,7 +95,11 @@ impl Desk {
                 queues.iter().for_each(|queue| self.poke(&queue.task_type));
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "cannot list the queues"),
+            Err(error) => {
+                tracing::info!(%error, "cannot list the queues; each service is tried");
+                self.runner.blind.store(true, Ordering::Relaxed);
+                self.poke(POSTBACK_SERVICE);
+            }
         }
     }
 
@@ -117,10 +125,11 @@ impl Desk {
     pub(crate) fn worker_joined(self: &Arc<Self>, service: &[u8]) {
         let Ok(service) = std::str::from_utf8(service) else { return };
         let task_type = titanic::type_of(service);
-        if self.runner.lines().get_mut(&task_type).is_some_and(|line| {
+        let waits = self.runner.lines().get_mut(&task_type).is_some_and(|line| {
             (line.asleep, line.joined) = (false, true);
             line.ready
-        }) {
+        });
+        if waits || self.runner.blind.load(Ordering::Relaxed) {
             self.poke(&task_type);
         }
     }
