@@ -147,7 +147,7 @@ def test_bad_requests(broker, titanic):
     assert titanic.await_reply(titanic.request("echo")) == [b"200", b""]
 
 
-def test_what_fails_for_good_is_an_internal_error(broker, titanic):
+def test_what_fails_is_tried_again(broker, titanic):
     tasks = Tasks(broker)
     uuid = titanic.request("bad", b"x")
     id = int(uuid[:16], 16)
@@ -156,7 +156,18 @@ def test_what_fails_for_good_is_an_internal_error(broker, titanic):
     worker.answer(job, b"MAITRED-FAILED", b"exit 1")
     wait_until(lambda: tasks.show(id).get("last_error") == "exit 1", "the attempt failed")
     assert titanic.reply(uuid) == [b"300"], "it is tried again"
+    assert "secret" not in str(tasks.show(id)), "whoever looks cannot name it"
     tasks.good("DELETE", f"/v1/tasks/{id}")
+    assert titanic.reply(uuid)[0] == b"400"
+
+
+def test_what_comes_to_nothing_is_an_internal_error(broker, titanic):
+    """A reply that is too large to be kept ends the request: 500, and why."""
+    broker.serve("huge", lambda body: [b"x" * (17 << 20)])
+    uuid = titanic.request("huge", b"x")
+    status, why = titanic.await_reply(uuid)
+    assert status == b"500" and b"result" in why
+    assert titanic.close(uuid) == b"200"
     assert titanic.reply(uuid)[0] == b"400"
 
 

@@ -457,9 +457,12 @@ impl Desk {
                     | State::Blocked
                     | State::Leased => {}
                 }
-                let ended =
-                    Ended { id: *id, state: *state, result: result.clone(), error: error.clone() };
-                self.tell_followers(&ended, *next);
+                self.tell_followers(*id, *state, *next, || Ended {
+                    id: *id,
+                    state: *state,
+                    result: result.clone(),
+                    error: error.clone(),
+                });
             }
             Notice::Cancelled { token, worker } => {
                 tracing::info!(task = token.task.0, worker, "a running task was cancelled");
@@ -477,13 +480,20 @@ impl Desk {
         }
     }
 
-    fn tell_followers(&self, ended: &Ended, next: Option<TaskId>) {
+    /// `ended` is made only if somebody wants to know.
+    fn tell_followers(
+        &self,
+        id: TaskId,
+        state: State,
+        next: Option<TaskId>,
+        ended: impl Fn() -> Ended,
+    ) {
         let mut waits = self.waits();
-        let Some(followers) = waits.followers.remove(&ended.id) else { return };
+        let Some(followers) = waits.followers.remove(&id) else { return };
         let mut told = Vec::new();
         for mut follower in followers {
             match next {
-                Some(next) if ended.state == State::Done && follower.links > 0 => {
+                Some(next) if state == State::Done && follower.links > 0 => {
                     follower.links -= 1;
                     waits.followed.insert(follower.number, next);
                     waits.followers.entry(next).or_default().push(follower);
@@ -497,7 +507,7 @@ impl Desk {
         drop(waits);
         for follower in told {
             // Whoever waited may be gone by now.
-            let _ = follower.sender.send(ended.clone());
+            let _ = follower.sender.send(ended());
         }
     }
 

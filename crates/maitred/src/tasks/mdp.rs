@@ -670,3 +670,90 @@ pub(crate) fn check_sees(rights: &Rights, task_type: &str) -> Result<(), Denial>
     }
     Err(Denial::denied(&format!("seeing tasks of type {task_type:?}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame() -> impl Strategy<Value = Vec<u8>> {
+        let known = prop::sample::select(vec![
+            "enqueue",
+            "enqueue_all",
+            "claim",
+            "complete",
+            "fail",
+            "reject",
+            "extend",
+            "release",
+            "show",
+            "why",
+            "cancel",
+            "retry",
+            "mail",
+            "type=mail",
+            "max=2",
+            "wait_ms=9",
+            "1-a",
+            "lease_ms=5",
+            "progress=x",
+            "retry_after_ms=7",
+            "after_ms=1",
+            "priority=1",
+            "7",
+            "=",
+        ]);
+        prop_oneof![
+            3 => known.prop_map(|word| word.as_bytes().to_vec()),
+            1 => prop::collection::vec(any::<u8>(), 0..20),
+        ]
+    }
+
+    proptest! {
+        /// Whatever a client says is a word, or refused with a sentence.
+        #[test]
+        fn any_frames_are_understood_or_refused(
+            frames in prop::collection::vec(frame(), 0..6),
+        ) {
+            let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+            match read(&frames) {
+                Ok(Word::Enqueue(tasks, _)) => {
+                    let own = |task: &NewTask| words::check_type(&task.task_type).is_ok();
+                    prop_assert!(tasks.iter().all(own));
+                }
+                Ok(Word::Claim(claim, wait_ms)) => {
+                    prop_assert!(check_claim(&claim, wait_ms).is_ok());
+                }
+                Ok(_) => {}
+                Err(denial) => {
+                    prop_assert!(["bad_request", "invalid"].contains(&denial.reason));
+                    prop_assert!(!denial.message.is_empty());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_read_with_their_arguments() {
+        let token = "1f-a";
+        let outcome = |frames: &[&[u8]]| match read(frames) {
+            Ok(Word::Settle(settle)) => (settle.token.to_string(), settle.outcome),
+            Ok(_) | Err(_) => panic!("no settle: {frames:?}"),
+        };
+        let fail =
+            |error: &str, retry_after_ms| Outcome::Fail { error: error.into(), retry_after_ms };
+        let cases: [(&[&[u8]], Outcome); 5] = [
+            (&[b"complete", b"1f-a"], Outcome::Complete(Vec::new())),
+            (&[b"complete", b"1f-a", b"\xff"], Outcome::Complete(vec![0xff])),
+            (&[b"fail", b"1f-a"], fail("", None)),
+            (&[b"fail", b"1f-a", b"why", b"retry_after_ms=7"], fail("why", Some(7))),
+            (&[b"reject", b"1f-a", b"no"], Outcome::Reject { error: "no".into() }),
+        ];
+        for (frames, expected) in cases {
+            assert_eq!(outcome(frames), (token.into(), expected));
+        }
+        assert!(read(&[b"fail", b"1f-a", b"why", b"7"]).is_err());
+        assert!(read(&[b"fail", b"1f-a", b"why", b"retry_after_ms=7", b"x"]).is_err());
+    }
+}
