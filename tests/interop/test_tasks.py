@@ -651,6 +651,7 @@ def test_a_majordomo_claim_waits_and_leaves_nothing_behind(broker, tasks):
     leaver.request("maitred.tasks", b"claim", b"type=x", b"wait_ms=60000")
     wait_until(lambda: tasks.good("GET", "/v1/store")["waiting_claims"] == 1, "it waits")
     leaver.close()
+    wait_until(lambda: tasks.good("GET", "/v1/store")["waiting_claims"] == 0, "it left")
     id = tasks.enqueue("x", b"2")
     lease = tasks.one("x", wait_ms=5000)
     assert (lease["id"], lease["attempt"]) == (id, 1)
@@ -715,7 +716,7 @@ def test_the_command_line(broker, tasks):
     listed = maitred(broker, "tasks", "list", "--type", "mail").stdout
     assert str(id) in listed and "ready" in listed
     why = maitred(broker, "tasks", "why", id).stdout
-    assert why.startswith("ready: it is next; no worker asks for its type")
+    assert why.startswith("ready: it is next; no worker waits for its type")
     assert json.loads(maitred(broker, "tasks", "show", id, "--json").stdout)["priority"] == 2
     assert "to: all" in maitred(broker, "tasks", "show", id).stdout
     assert "is cancelled" in maitred(broker, "tasks", "cancel", id).stdout

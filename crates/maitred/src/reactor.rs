@@ -490,6 +490,11 @@ impl Reactor {
             let _ = self.poll.registry().deregister(&mut socket.stream);
             let _ = socket.stream.finish();
         }
+        if self.errands > 0
+            && let Some(desk) = &self.desk
+        {
+            desk.gone(id);
+        }
         self.shard.closed(now, id);
     }
 

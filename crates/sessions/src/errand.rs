@@ -35,6 +35,14 @@ pub struct Sender {
     pub service: Bytes,
 }
 
+impl Sender {
+    /// The connection it came over.
+    #[must_use]
+    pub fn conn(&self) -> ConnId {
+        self.conn
+    }
+}
+
 /// Whether requests to `service` are errands.
 pub(crate) fn is_errand(service: &[u8], titanic: bool) -> bool {
     service == TASKS || titanic && TITANIC.contains(&service)

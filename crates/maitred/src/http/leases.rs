@@ -48,7 +48,7 @@ async fn claim(
     claim.types.iter().try_for_each(|task_type| may_serve(&rights, task_type))?;
     let (sender, mut answer) = oneshot::channel::<Claimed>();
     let until = desk.now().line + wait_ms;
-    desk.claim(Ask { claim, until, taker: Box::new(sender) });
+    desk.claim(Ask { claim, until, conn: None, taker: Box::new(sender) });
     let most = Duration::from_millis(wait_ms) + GRACE;
     let leases: Vec<Lease> = match tokio::time::timeout(most, &mut answer).await {
         Ok(Ok(answer)) => answer?,

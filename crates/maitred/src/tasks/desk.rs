@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use engine::ConnId;
 use store::{
     Claim, Clock, Command, Enqueued, Error, Extend, Extended, Lease, NewTask, Notice, Now, Outcome,
     Query, Receipt, Refusal, Release, Settle, Settled, State, Store, TaskId, Token,
@@ -59,6 +60,8 @@ pub(crate) struct Ask {
     pub(crate) claim: Claim,
     /// Line time in ms until which it waits for a task.
     pub(crate) until: u64,
+    /// The connection that it ends with.
+    pub(crate) conn: Option<ConnId>,
     pub(crate) taker: Box<dyn Taker>,
 }
 
@@ -84,6 +87,7 @@ struct Waits {
     asks: BTreeMap<u64, Ask>,
     by_type: HashMap<String, BTreeSet<u64>>,
     by_end: BTreeSet<(u64, u64)>,
+    by_conn: HashMap<ConnId, BTreeSet<u64>>,
     followers: HashMap<TaskId, Vec<Follower>>,
     /// What each follower follows now.
     followed: HashMap<u64, TaskId>,
@@ -583,6 +587,22 @@ impl Desk {
         }
     }
 
+    /// A connection ended: what it claimed and waits for is for nobody.
+    pub(crate) fn gone(&self, conn: ConnId) {
+        let mut ended = Vec::new();
+        let mut waits = self.waits();
+        while let Some(number) =
+            waits.by_conn.get(&conn).and_then(|numbers| numbers.first().copied())
+            && let Some(ask) = waits.remove(number)
+        {
+            ended.push(ask);
+        }
+        drop(waits);
+        for ask in ended {
+            ask.taker.take(Ok(Vec::new()));
+        }
+    }
+
     fn wake_some(self: &Arc<Self>) {
         let types: Vec<String> = self.waits().by_type.keys().cloned().collect();
         types.iter().for_each(|task_type| self.wake(task_type, WAKE));
@@ -629,12 +649,23 @@ impl Waits {
             self.by_type.entry(task_type.clone()).or_default().insert(number);
         }
         self.by_end.insert((ask.until, number));
+        if let Some(conn) = ask.conn {
+            self.by_conn.entry(conn).or_default().insert(number);
+        }
         self.asks.insert(number, ask);
     }
 
     fn remove(&mut self, number: u64) -> Option<Ask> {
         let ask = self.asks.remove(&number)?;
         self.by_end.remove(&(ask.until, number));
+        if let Some(conn) = ask.conn
+            && let Some(numbers) = self.by_conn.get_mut(&conn)
+        {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.by_conn.remove(&conn);
+            }
+        }
         for task_type in &ask.claim.types {
             if let Some(numbers) = self.by_type.get_mut(task_type) {
                 numbers.remove(&number);

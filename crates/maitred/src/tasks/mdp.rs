@@ -164,8 +164,9 @@ impl Desk {
             Word::Claim(claim, wait_ms) => {
                 claim.types.iter().try_for_each(|task_type| may_serve(rights, task_type))?;
                 let until = self.now().line + wait_ms;
+                let conn = Some(from.conn());
                 let taker = Box::new(OverMdp { desk: self.clone(), from });
-                self.claim(Ask { claim, until, taker });
+                self.claim(Ask { claim, until, conn, taker });
             }
             Word::Settle(settle) if rights.serve.is_all() => {
                 batch.settles.push(settle);

@@ -147,9 +147,9 @@ pub(crate) fn why(desk: &Desk, why: &Why, waiting: usize) -> Value {
         }),
         Why::Ready { ahead } => {
             let text = match (ahead, waiting) {
-                (0, 0) => "it is next; no worker asks for its type".to_owned(),
+                (0, 0) => "it is next; no worker waits for its type".to_owned(),
                 (0, _) => "it is next".to_owned(),
-                (n, 0) => format!("{n} tasks go first; no worker asks for their type"),
+                (n, 0) => format!("{n} tasks go first; no worker waits for their type"),
                 (n, _) => format!("{n} tasks go first"),
             };
             json!({ "why": "ready", "ahead": ahead, "waiting_claims": waiting, "text": text })
