@@ -307,10 +307,13 @@ impl Broker {
         if let Some(desk) = desk {
             desk.close();
         }
-        ended.map_err(|error| match error.kind() {
-            // It says why by itself.
-            std::io::ErrorKind::Other => Failure::new(error.to_string()),
-            _ => Failure::new(format!("the reactor failed: {error}")),
+        ended.map_err(|error| {
+            // What stops the broker on purpose says why by itself.
+            let prefix = match error.kind() == std::io::ErrorKind::Other {
+                true => "",
+                false => "the reactor failed: ",
+            };
+            Failure::new(format!("{prefix}{error}"))
         })
     }
 }
