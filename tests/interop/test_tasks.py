@@ -14,7 +14,7 @@ import pytest
 
 import tasks as surface
 from broker import binary, quiet_environment
-from process import wait_until
+from process import Child, wait_until
 from tasks import Tasks
 
 
@@ -555,6 +555,36 @@ def test_a_second_broker_is_kept_out(broker):
         cwd=broker.directory,
     )
     assert done.returncode == 1 and "in use by another process" in done.stderr
+
+
+def test_the_usual_place_is_taken_only_if_it_is_free(tmp_path):
+    """Nobody named a store: the first broker keeps tasks in its directory, the second none."""
+    command = [binary(), "serve", "--mdp", "off", "--http", "127.0.0.1:0"]
+    first = Child(command, env=quiet_environment(), cwd=tmp_path)
+    second = None
+    try:
+        line = first.line(lambda line: line.startswith("store "))
+        assert line.startswith("store sqlite:maitred-data/tasks.db level durable: 0 tasks")
+        first.line(lambda line: line == "ready")
+        second = Child(command, env=quiet_environment(), cwd=tmp_path)
+        line = second.line(lambda line: line.startswith("store "))
+        assert line.startswith("store none: ") and "in use" in line and "--store" in line
+        second.line(lambda line: line == "ready")
+        assert second.terminate() == 0
+    finally:
+        first.terminate()
+        if second is not None:
+            second.terminate()
+    assert (tmp_path / "maitred-data/tasks.db").exists()
+
+
+def test_a_reload_says_that_a_store_is_chosen_at_the_start(broker):
+    broker.config.write_text('[store]\nurl = "sqlite:elsewhere.db"\n[titanic]\nenabled = false\n')
+    answer = broker.request("POST", "/v1/reload")
+    assert answer.json() == {"applied": True, "needs_restart": ["store"]}
+    client = broker.client()
+    assert client.call("titanic.close", b"0" * 32) == [b"200"], "still ours"
+    assert not (broker.directory / "elsewhere.db").exists()
 
 
 def test_a_drained_broker_closes_its_store(broker, tasks):
