@@ -5,6 +5,8 @@
 
 mod leases;
 
+mod queues;
+
 mod tasks;
 
 use std::net::SocketAddr;

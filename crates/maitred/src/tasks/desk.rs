@@ -5,7 +5,7 @@
 //! what is done there is short. A claim that came back empty is put among those that wait on that
 //! same thread, before the store can tell that something became ready: no wake-up is lost.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use tokio::sync::{Notify, oneshot};
 use super::Opened;
 use super::runner::{Plan, Runner};
 use super::titanic::Closing;
+use super::waits::{Follower, Waits};
 use crate::calls::Calls;
 use crate::inbox::{self, Inbox};
 
@@ -72,25 +73,6 @@ pub(crate) struct Ended {
     pub(crate) state: State,
     pub(crate) result: Vec<u8>,
     pub(crate) error: Option<String>,
-}
-
-struct Follower {
-    number: u64,
-    /// Links of its chain that are still to come.
-    links: usize,
-    sender: oneshot::Sender<Ended>,
-}
-
-#[derive(Default)]
-struct Waits {
-    next: u64,
-    asks: BTreeMap<u64, Ask>,
-    by_type: HashMap<String, BTreeSet<u64>>,
-    by_end: BTreeSet<(u64, u64)>,
-    by_conn: HashMap<ConnId, BTreeSet<u64>>,
-    followers: HashMap<TaskId, Vec<Follower>>,
-    /// What each follower follows now.
-    followed: HashMap<u64, TaskId>,
 }
 
 /// What happened to tasks since the start.
@@ -637,46 +619,6 @@ impl Desk {
 
 /// What a batch came to.
 pub(crate) type Answers<T> = Result<Receipt<Vec<Result<T, Refusal>>>, Error>;
-
-impl Waits {
-    fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-
-    fn insert(&mut self, number: u64, ask: Ask) {
-        for task_type in &ask.claim.types {
-            self.by_type.entry(task_type.clone()).or_default().insert(number);
-        }
-        self.by_end.insert((ask.until, number));
-        if let Some(conn) = ask.conn {
-            self.by_conn.entry(conn).or_default().insert(number);
-        }
-        self.asks.insert(number, ask);
-    }
-
-    fn remove(&mut self, number: u64) -> Option<Ask> {
-        let ask = self.asks.remove(&number)?;
-        self.by_end.remove(&(ask.until, number));
-        if let Some(conn) = ask.conn
-            && let Some(numbers) = self.by_conn.get_mut(&conn)
-        {
-            numbers.remove(&number);
-            if numbers.is_empty() {
-                self.by_conn.remove(&conn);
-            }
-        }
-        for task_type in &ask.claim.types {
-            if let Some(numbers) = self.by_type.get_mut(task_type) {
-                numbers.remove(&number);
-                if numbers.is_empty() {
-                    self.by_type.remove(task_type);
-                }
-            }
-        }
-        Some(ask)
-    }
-}
 
 pub(super) fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(count as u64, Ordering::Relaxed);

@@ -12,22 +12,22 @@
 //! All errands of one turn of the reactor become one call of each kind to the store, and all
 //! answers to one call become one message to the reactor.
 
+mod read;
+
 use std::sync::Arc;
 
 use engine::{PrincipalId, Rights};
 use sessions::{Errand, Sender};
-use store::{
-    Answer, Claim, Command, Enqueued, Extend, Met, NewTask, Outcome, Query, Refusal, Release,
-    Settle, Settled, TaskId, Token, limits,
-};
+use store::{Enqueued, Met, NewTask, Refusal, Settle, Settled, Token, limits};
 
 use super::desk::{Answers, Ask, Claimed, Desk, Taker};
-use super::words::{self, Denial};
+use super::rights::{may_enqueue, may_serve};
+use super::words::Denial;
 use super::{titanic, view};
 use crate::inbox;
+use read::{Word, read};
 
-/// How long a claim may wait, in ms: a client that waits longer asks again.
-pub(crate) const WAIT_MAX_MS: u64 = 300_000;
+pub(crate) use read::check_claim;
 
 /// An answer on its way to the reactor.
 pub(crate) struct Answered {
@@ -204,7 +204,7 @@ impl Desk {
                     // Whoever asked may be gone by now.
                     let _ = sender.send(answer);
                 });
-                let receipt = answer.await.map_err(|_| unanswered())??;
+                let receipt = answer.await.map_err(|_| Denial::unanswered())??;
                 settled(&first(receipt.value)?)
             }
             Word::Extend(extend) => {
@@ -214,7 +214,7 @@ impl Desk {
                     // As above.
                     let _ = sender.send(answer);
                 });
-                let receipt = answer.await.map_err(|_| unanswered())??;
+                let receipt = answer.await.map_err(|_| Denial::unanswered())??;
                 let left = first(receipt.value)?.until.saturating_sub(self.now().line);
                 Ok(vec![left.to_string().into()])
             }
@@ -236,7 +236,7 @@ impl Desk {
                 let changed = self.command(command).await??;
                 Ok(vec![changed.to_string().into()])
             }
-            Word::Enqueue(..) | Word::Claim(..) => Err(unanswered()),
+            Word::Enqueue(..) | Word::Claim(..) => Err(Denial::unanswered()),
         }
     }
 
@@ -384,11 +384,7 @@ fn settled(settled: &Settled) -> Result<Vec<Vec<u8>>, Denial> {
 }
 
 fn first<T>(answers: Vec<Result<T, Refusal>>) -> Result<T, Denial> {
-    Ok(answers.into_iter().next().ok_or_else(unanswered)??)
-}
-
-fn unanswered() -> Denial {
-    Denial::new("unavailable", "the store did not answer")
+    Ok(answers.into_iter().next().ok_or_else(Denial::unanswered)??)
 }
 
 fn ok(frames: &[Vec<u8>]) -> Vec<u8> {
@@ -405,356 +401,4 @@ fn deny(denial: &Denial) -> Vec<u8> {
     zmtp::put_frame(&mut body, true, denial.reason.as_bytes());
     zmtp::put_frame(&mut body, false, denial.message.as_bytes());
     body
-}
-
-/// Whether somebody may put a task into its queue, and send its result where it goes.
-///
-/// # Errors
-/// Says what is not allowed.
-pub(crate) fn may_enqueue(rights: &Rights, task: &NewTask) -> Result<(), Denial> {
-    let then = task.then.iter().map(|step| &step.task_type);
-    let back = match &task.postback {
-        Some(store::Postback::Task(to)) => Some(to),
-        Some(store::Postback::Service(to)) if !rights.call.hold(to.as_bytes()) => {
-            return Err(Denial::denied(&format!("calling the service {to:?}")));
-        }
-        Some(_) | None => None,
-    };
-    for task_type in std::iter::once(&task.task_type).chain(then).chain(back) {
-        if !rights.enqueue.hold(task_type.as_bytes()) {
-            return Err(Denial::denied(&format!("enqueueing tasks of type {task_type:?}")));
-        }
-    }
-    Ok(())
-}
-
-/// Whether somebody may work tasks of a type.
-///
-/// # Errors
-/// Says what is not allowed.
-pub(crate) fn may_serve(rights: &Rights, task_type: &str) -> Result<(), Denial> {
-    words::check_type(task_type)?;
-    if rights.serve.hold(task_type.as_bytes()) {
-        return Ok(());
-    }
-    Err(Denial::denied(&format!("working tasks of type {task_type:?}")))
-}
-
-/// What a client says.
-enum Word {
-    Enqueue(Vec<NewTask>, Form),
-    /// With how long it may wait, in ms.
-    Claim(Claim, u64),
-    Settle(Settle),
-    Extend(Extend),
-    Release(Release),
-    /// A task, or why it is not running.
-    Look(TaskId, bool),
-    Order(TaskId, Command),
-}
-
-fn read(frames: &[&[u8]]) -> Result<Word, Denial> {
-    let bad = |why: &str| Err(Denial::new("bad_request", why));
-    let [word, rest @ ..] = frames else {
-        return bad("expected a word and its arguments, one frame each");
-    };
-    match (*word, rest) {
-        (b"enqueue", [task_type, payload, settings @ ..]) => {
-            let mut task = NewTask::new(text("TYPE", task_type)?, *payload);
-            for setting in settings {
-                let (name, value) = setting_of(setting)?;
-                words::set(&mut task, name, value)?;
-            }
-            Ok(Word::Enqueue(vec![words::finish(task)?], Form::One))
-        }
-        (b"enqueue_all", [task_type, payloads @ ..]) if !payloads.is_empty() => {
-            let task_type = text("TYPE", task_type)?;
-            words::check_type(task_type)?;
-            let tasks = payloads.iter().map(|payload| NewTask::new(task_type, *payload));
-            Ok(Word::Enqueue(tasks.collect(), Form::Many))
-        }
-        (b"claim", settings) => claim(settings),
-        (b"complete", [token, rest @ ..]) if rest.len() <= 1 => {
-            let result = rest.first().copied().unwrap_or_default().to_vec();
-            Ok(Word::Settle(Settle { token: lease(token)?, outcome: Outcome::Complete(result) }))
-        }
-        (b"fail", [token, rest @ ..]) if rest.len() <= 2 => {
-            let error = shown(rest.first().copied().unwrap_or_default());
-            let retry_after_ms = option("retry_after_ms", &rest[rest.len().min(1)..])?;
-            let outcome = Outcome::Fail { error, retry_after_ms };
-            Ok(Word::Settle(Settle { token: lease(token)?, outcome }))
-        }
-        (b"reject", [token, rest @ ..]) if rest.len() <= 1 => {
-            let error = shown(rest.first().copied().unwrap_or_default());
-            Ok(Word::Settle(Settle { token: lease(token)?, outcome: Outcome::Reject { error } }))
-        }
-        (b"extend", [token, settings @ ..]) => {
-            let mut extend = Extend { token: lease(token)?, lease_ms: None, progress: None };
-            for setting in settings {
-                if let Some(progress) = setting.strip_prefix(b"progress=") {
-                    extend.progress = Some(progress.to_vec());
-                } else {
-                    extend.lease_ms = option("lease_ms", &[setting])?;
-                }
-            }
-            Ok(Word::Extend(extend))
-        }
-        (b"release", [token, settings @ ..]) => {
-            let after_ms = option("after_ms", settings)?.unwrap_or(0);
-            Ok(Word::Release(Release { token: lease(token)?, after_ms }))
-        }
-        (b"show", [id]) => Ok(Word::Look(number_of(id)?, false)),
-        (b"why", [id]) => Ok(Word::Look(number_of(id)?, true)),
-        (b"cancel", [id]) => {
-            let id = number_of(id)?;
-            Ok(Word::Order(id, Command::Cancel(vec![id])))
-        }
-        (b"retry", [id]) => {
-            let id = number_of(id)?;
-            Ok(Word::Order(id, Command::Retry(vec![id])))
-        }
-        (
-            b"enqueue" | b"enqueue_all" | b"complete" | b"fail" | b"reject" | b"extend"
-            | b"release" | b"show" | b"why" | b"cancel" | b"retry",
-            _,
-        ) => bad("too few or too many frames for this word"),
-        _ => bad(
-            "unknown word: expected enqueue, enqueue_all, claim, complete, fail, reject, extend, \
-             release, show, why, cancel or retry",
-        ),
-    }
-}
-
-fn claim(settings: &[&[u8]]) -> Result<Word, Denial> {
-    let mut claim = Claim { types: Vec::new(), limit: 1, lease_ms: None, worker: String::new() };
-    let mut wait_ms = 0;
-    for setting in settings {
-        let (name, value) = setting_of(setting)?;
-        match name {
-            "type" => claim.types.push(value.to_owned()),
-            "max" => claim.limit = words::number(name, value)?,
-            "wait_ms" => wait_ms = words::number(name, value)?,
-            "lease_ms" => claim.lease_ms = Some(words::number(name, value)?),
-            "worker" => value.clone_into(&mut claim.worker),
-            _ => {
-                let expected = "a claim takes type, max, wait_ms, lease_ms and worker";
-                return Err(Denial::invalid(format!("{name:?}: {expected}")));
-            }
-        }
-    }
-    check_claim(&claim, wait_ms)?;
-    Ok(Word::Claim(claim, wait_ms))
-}
-
-/// Bounds of a claim.
-///
-/// # Errors
-/// Says what is out of range.
-pub(crate) fn check_claim(claim: &Claim, wait_ms: u64) -> Result<(), Denial> {
-    let most = limits::TYPES;
-    if claim.types.is_empty() || claim.types.len() > most {
-        return Err(Denial::invalid(format!("a claim names 1 to {most} types")));
-    }
-    if claim.limit == 0 || claim.limit > limits::PAGE {
-        let message = format!("max: a claim takes 1 to {} tasks", limits::PAGE);
-        return Err(Denial::invalid(message));
-    }
-    if claim.lease_ms.is_some_and(|ms| ms == 0 || ms > limits::SPAN_MS) {
-        return Err(Denial::invalid("lease_ms: at least 1, and at most 10 years"));
-    }
-    if wait_ms > WAIT_MAX_MS {
-        let message = format!("wait_ms: at most {WAIT_MAX_MS}; ask again after that");
-        return Err(Denial::invalid(message));
-    }
-    Ok(())
-}
-
-fn text<'a>(what: &str, frame: &'a [u8]) -> Result<&'a str, Denial> {
-    let wrong = |_| Denial::new("bad_request", format!("{what} is not UTF-8"));
-    std::str::from_utf8(frame).map_err(wrong)
-}
-
-fn shown(frame: &[u8]) -> String {
-    String::from_utf8_lossy(frame).into_owned()
-}
-
-fn setting_of(frame: &[u8]) -> Result<(&str, &str), Denial> {
-    let setting = text("a setting", frame)?;
-    let wrong = || Denial::new("bad_request", format!("{setting:?}: expected NAME=VALUE"));
-    setting.split_once('=').ok_or_else(wrong)
-}
-
-fn option(name: &'static str, settings: &[&[u8]]) -> Result<Option<u64>, Denial> {
-    match settings {
-        [] => Ok(None),
-        [setting] => match setting_of(setting)? {
-            (given, value) if given == name => Ok(Some(words::number(name, value)?)),
-            (given, _) => Err(Denial::invalid(format!("{given:?}: expected {name}=NUMBER"))),
-        },
-        _ => Err(Denial::new("bad_request", format!("expected nothing behind {name}=NUMBER"))),
-    }
-}
-
-fn lease(frame: &[u8]) -> Result<Token, Denial> {
-    text("TOKEN", frame)?.parse().map_err(|error| Denial::invalid(format!("{error}")))
-}
-
-fn number_of(frame: &[u8]) -> Result<TaskId, Denial> {
-    Ok(TaskId(words::number("ID", text("ID", frame)?)?))
-}
-
-/// Looking at tasks, and who may.
-impl Desk {
-    /// One task, if whoever asks may see it.
-    pub(crate) async fn look_at(
-        &self,
-        rights: &Rights,
-        id: TaskId,
-    ) -> Result<store::TaskView, Denial> {
-        let Answer::Task(Some(view)) = self.query(Query::Task(id)).await? else {
-            return Err(Refusal::Unknown.into());
-        };
-        check_sees(rights, &view.task_type)?;
-        Ok(*view)
-    }
-
-    /// Why a task is not running.
-    pub(crate) async fn why(
-        &self,
-        rights: &Rights,
-        id: TaskId,
-    ) -> Result<serde_json::Value, Denial> {
-        let task = self.look_at(rights, id).await?;
-        let Answer::Why(why) = self.query(Query::Why(id)).await? else {
-            return Err(unanswered());
-        };
-        Ok(view::why(self, &why, self.waiting_for(&task.task_type)))
-    }
-
-    /// Whether somebody may cancel or retry a task: whoever may enqueue it.
-    pub(crate) async fn check_owner(&self, rights: &Rights, id: TaskId) -> Result<(), Denial> {
-        let Answer::Task(Some(view)) = self.query(Query::Task(id)).await? else {
-            return Err(Refusal::Unknown.into());
-        };
-        if rights.administer || rights.enqueue.hold(view.task_type.as_bytes()) {
-            return Ok(());
-        }
-        Err(Denial::denied(&format!("steering tasks of type {:?}", view.task_type)))
-    }
-
-    /// Whether somebody may hold these leases. A token is no secret, so what it stands for counts.
-    pub(crate) async fn check_holder(
-        &self,
-        rights: &Rights,
-        tokens: &[Token],
-    ) -> Result<(), Denial> {
-        if rights.serve.is_all() {
-            return Ok(());
-        }
-        for token in tokens {
-            if let Answer::Task(Some(view)) = self.query(Query::Task(token.task)).await? {
-                may_serve(rights, &view.task_type)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether somebody may see tasks of a type: whoever may enqueue or work them.
-///
-/// # Errors
-/// If not.
-pub(crate) fn check_sees(rights: &Rights, task_type: &str) -> Result<(), Denial> {
-    let name = task_type.as_bytes();
-    if rights.administer || rights.enqueue.hold(name) || rights.serve.hold(name) {
-        return Ok(());
-    }
-    Err(Denial::denied(&format!("seeing tasks of type {task_type:?}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn frame() -> impl Strategy<Value = Vec<u8>> {
-        let known = prop::sample::select(vec![
-            "enqueue",
-            "enqueue_all",
-            "claim",
-            "complete",
-            "fail",
-            "reject",
-            "extend",
-            "release",
-            "show",
-            "why",
-            "cancel",
-            "retry",
-            "mail",
-            "type=mail",
-            "max=2",
-            "wait_ms=9",
-            "1-a",
-            "lease_ms=5",
-            "progress=x",
-            "retry_after_ms=7",
-            "after_ms=1",
-            "priority=1",
-            "7",
-            "=",
-        ]);
-        prop_oneof![
-            3 => known.prop_map(|word| word.as_bytes().to_vec()),
-            1 => prop::collection::vec(any::<u8>(), 0..20),
-        ]
-    }
-
-    proptest! {
-        /// Whatever a client says is a word, or refused with a sentence.
-        #[test]
-        fn any_frames_are_understood_or_refused(
-            frames in prop::collection::vec(frame(), 0..6),
-        ) {
-            let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
-            match read(&frames) {
-                Ok(Word::Enqueue(tasks, _)) => {
-                    let own = |task: &NewTask| words::check_type(&task.task_type).is_ok();
-                    prop_assert!(tasks.iter().all(own));
-                }
-                Ok(Word::Claim(claim, wait_ms)) => {
-                    prop_assert!(check_claim(&claim, wait_ms).is_ok());
-                }
-                Ok(_) => {}
-                Err(denial) => {
-                    prop_assert!(["bad_request", "invalid"].contains(&denial.reason));
-                    prop_assert!(!denial.message.is_empty());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn words_are_read_with_their_arguments() {
-        let token = "1f-a";
-        let outcome = |frames: &[&[u8]]| match read(frames) {
-            Ok(Word::Settle(settle)) => (settle.token.to_string(), settle.outcome),
-            Ok(_) | Err(_) => panic!("no settle: {frames:?}"),
-        };
-        let fail =
-            |error: &str, retry_after_ms| Outcome::Fail { error: error.into(), retry_after_ms };
-        let cases: [(&[&[u8]], Outcome); 5] = [
-            (&[b"complete", b"1f-a"], Outcome::Complete(Vec::new())),
-            (&[b"complete", b"1f-a", b"\xff"], Outcome::Complete(vec![0xff])),
-            (&[b"fail", b"1f-a"], fail("", None)),
-            (&[b"fail", b"1f-a", b"why", b"retry_after_ms=7"], fail("why", Some(7))),
-            (&[b"reject", b"1f-a", b"no"], Outcome::Reject { error: "no".into() }),
-        ];
-        for (frames, expected) in cases {
-            assert_eq!(outcome(frames), (token.into(), expected));
-        }
-        assert!(read(&[b"fail", b"1f-a", b"why", b"7"]).is_err());
-        assert!(read(&[b"fail", b"1f-a", b"why", b"retry_after_ms=7", b"x"]).is_err());
-    }
 }

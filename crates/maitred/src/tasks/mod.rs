@@ -12,11 +12,15 @@
 
 mod desk;
 
+mod waits;
+
 mod open;
 
 pub(crate) mod words;
 
 pub(crate) mod view;
+
+mod rights;
 
 mod mdp;
 
@@ -25,7 +29,8 @@ mod titanic;
 mod runner;
 
 pub(crate) use desk::{Ask, Claimed, Desk, Ended};
-pub(crate) use mdp::{Answered, check_claim, check_sees, may_enqueue, may_serve};
+pub(crate) use mdp::{Answered, check_claim};
 pub(crate) use open::{Opened, Options, StoreUrl, Unopened, level_name, open_store};
+pub(crate) use rights::{check_sees, may_enqueue, may_serve};
 pub(crate) use runner::Plan;
 pub(crate) use words::Denial;

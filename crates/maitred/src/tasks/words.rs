@@ -24,6 +24,11 @@ impl Denial {
         Denial::new("invalid", message)
     }
 
+    /// The store ended before it answered.
+    pub(crate) fn unanswered() -> Denial {
+        Denial::new("unavailable", "the store did not answer")
+    }
+
     pub(crate) fn denied(what: &str) -> Denial {
         Denial::new("denied", format!("this is not allowed: {what}"))
     }
