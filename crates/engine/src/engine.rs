@@ -438,6 +438,12 @@ impl Engine {
         self.guard.rights(id)
     }
 
+    /// Whether something that is no request to a service, and does not stay, is within the quota
+    /// of a principal. It counts against the rate.
+    pub fn admit(&mut self, now: Time, id: PrincipalId, bytes: u64) -> bool {
+        self.guard.has_room(now, id, bytes)
+    }
+
     /// Every principal there ever was.
     pub fn principals(&self) -> impl Iterator<Item = PrincipalView<'_>> {
         self.guard.views()

@@ -4,11 +4,12 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use engine::{ConnId, Span};
+use engine::{ConnId, Rights, Span};
 use sessions::{Lease, Outcome, ShardConfig};
 use tokio::sync::oneshot;
 use zmtp::Worked;
 
+use crate::tasks::Answered;
 use crate::tls::Stepped;
 use crate::view::{Places, Snapshot};
 
@@ -51,6 +52,15 @@ pub(crate) enum Command {
     },
     /// Whether somebody may administer the house.
     May { who: Who, answer: oneshot::Sender<bool> },
+    /// What somebody may do; nothing if nobody knows the name. `None`: too much for its quota. The
+    /// question counts against the rate.
+    Rights { who: Who, bytes: u64, answer: oneshot::Sender<Option<Rights>> },
+    /// Whether a service has workers.
+    IsStaffed { service: Bytes, answer: oneshot::Sender<bool> },
+    /// Answers to errands.
+    Answers(Vec<Answered>),
+    /// The broker must not go on: exit with this reason.
+    Stop { reason: String },
     /// A step of a handshake was computed.
     Worked { id: ConnId, worked: Box<Worked> },
     /// As above, of TLS.

@@ -5,7 +5,6 @@
 //! process is dead. A lock outlives the request, so it has a lease instead of a connection.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,7 +20,7 @@ use serde_json::json;
 use sessions::{Lease, Outcome};
 use tokio::sync::oneshot;
 
-use super::{DEFAULT_TIMEOUT, House, LISTED, Line, ListOptions, Refusal};
+use super::{DEFAULT_TIMEOUT, House, LISTED, ListOptions, Refusal};
 use crate::config::Lasting;
 use crate::inbox::{Again, Command, Who};
 use crate::view::{Matches, Places, Regulators};
@@ -322,21 +321,9 @@ impl House {
         for (i, frame) in frames.iter().enumerate() {
             zmtp::put_frame(&mut body, i + 1 < frames.len(), frame);
         }
-        let (answer, outcome) = oneshot::channel();
-        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let call = Command::Call {
-            who,
-            ticket,
-            service: Bytes::from_static(place.service().as_bytes()),
-            body: body.into(),
-            fair_key: Bytes::new(),
-            lease,
-            answer,
-        };
-        self.inbox.send(call).map_err(|_| Refusal::stopping())?;
-        let line = Line { house: self, ticket, answered: false };
-        let (caller, outcome) = outcome.await.map_err(|_| Refusal::stopping())?;
-        line.hang_up();
+        let service = Bytes::from_static(place.service().as_bytes());
+        let call = self.calls.call_and_stay(who, service, body.into(), Bytes::new(), lease);
+        let (caller, outcome) = call.await.map_err(|_| Refusal::stopping())?;
         Answer::read(Some(caller), outcome)
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Sqlite {
     last_fence: u64,
     /// What `meta` says of these two.
     stored: (u64, u64),
+    /// The same when the transaction began: what it gave goes with it.
+    begun: (u64, u64),
     schedules: Vec<(Schedule, Option<u64>)>,
     /// Counts that changed since `begin`: type, state, by.
     counted: Vec<(String, State, i64)>,
@@ -88,6 +90,7 @@ impl Sqlite {
             last_task: 0,
             last_fence: 0,
             stored: (0, 0),
+            begun: (0, 0),
             schedules: Vec::new(),
             counted: Vec::new(),
             reread: false,
@@ -368,6 +371,7 @@ impl Rows for Sqlite {
     fn begin(&mut self) -> Result<(), Fault> {
         self.counted.clear();
         self.reread = false;
+        self.begun = (self.last_task, self.last_fence);
         self.run("BEGIN IMMEDIATE", [])
     }
 
@@ -396,6 +400,8 @@ impl Rows for Sqlite {
             // What cannot be rolled back fails again, at the next call.
             let _ = self.run("ROLLBACK", []);
         }
+        // Or the next transaction would write although it only reads.
+        (self.last_task, self.last_fence) = self.begun;
         for (kind, state, by) in std::mem::take(&mut self.counted) {
             if let Some(kind) = self.kinds.get_mut(&kind) {
                 let count = &mut kind.counts[usize::from(state.code())];
