@@ -18,8 +18,14 @@ def start(tmp_path):
         return brokers[-1].start()
 
     yield start_one
+    failures = []
     for broker in brokers:
-        broker.close()
+        try:
+            broker.close()
+        except Exception as failure:  # the others must be closed as well
+            failures.append(failure)
+    if failures:
+        raise failures[0]
 
 
 @pytest.fixture

@@ -266,8 +266,5 @@ def test_secrets_have_no_text(tmp_path):
     curve = Curve.load(server=tmp_path / "b.pub", key=tmp_path / "s.key")
     assert (curve.server, curve.secret) == ("B" * 40, "S" * 40)
     assert "SSS" not in repr(curve) and "word" not in repr(Plain("me", "word"))
-    for wrong in ("x" * 39, "ö" * 40):
-        with pytest.raises(InvalidKey, match="40 characters"):
-            Curve(wrong, "S" * 40)
     with pytest.raises(InvalidKey, match="255 bytes"):
         Plain("me", "x" * 256)

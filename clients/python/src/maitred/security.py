@@ -1,10 +1,12 @@
 """Who we are for a broker that asks."""
 
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import zmq
+from zmq.utils import z85
 
 from .errors import InvalidKey
 
@@ -22,8 +24,13 @@ class Curve:
 
     def __post_init__(self) -> None:
         for name, key in (("server", self.server), ("secret", self.secret)):
-            if len(key) != 40 or not key.isascii():
-                raise InvalidKey(f"the {name} key has 40 characters, as maitred keygen writes them")
+            try:
+                if len(key) != 40 or len(z85.decode(key.encode())) != 32:
+                    raise ValueError
+            # What a character that is none and a group beyond 32 bits come to.
+            except (KeyError, ValueError, struct.error):
+                advice = "it is 40 characters, as maitred keygen writes them"
+                raise InvalidKey(f"the {name} key is no key: {advice}") from None
 
     @classmethod
     def load(cls, *, server: str | Path, key: str | Path) -> Self:
@@ -58,9 +65,6 @@ def apply(security: Security, socket: "zmq.Socket[bytes]") -> None:
             socket.plain_password = password.encode()
         case Curve(server, secret):
             key = secret.encode()
-            try:
-                socket.curve_serverkey = server.encode()
-                socket.curve_secretkey = key
-                socket.curve_publickey = zmq.curve_public(key)
-            except zmq.ZMQError as error:
-                raise InvalidKey("not a key of 40 characters, as maitred keygen writes them") from error
+            socket.curve_serverkey = server.encode()
+            socket.curve_secretkey = key
+            socket.curve_publickey = zmq.curve_public(key)
