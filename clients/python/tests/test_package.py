@@ -32,10 +32,12 @@ def test_the_wheel_has_the_package_and_its_types(tmp_path):
 
 
 def test_types_hold(tmp_path):
-    """`mypy --strict` finds nothing, here and in the programs of the README."""
+    """`mypy --strict` finds nothing, here, in the programs of the README and in the examples."""
     for name, source in readme_programs().items():
         (tmp_path / name).write_text(source)
-    for files in ([], sorted(map(str, tmp_path.glob("*.py")))):
+    programs = [*tmp_path.glob("*.py"), *(PACKAGE.parents[1] / "examples/python").glob("*.py")]
+    # Programs of the same name are not to be looked at together.
+    for files in ([], *([str(program)] for program in programs)):
         command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache"]
         done = subprocess.run(
             [*command, "--config-file", PACKAGE / "pyproject.toml", *files],
