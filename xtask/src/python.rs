@@ -1,4 +1,4 @@
-//! Runs `clients/python/tests`: the Python package, installed as users install it, and the examples,
+//! Runs `clients/python/tests`: the Python package as users install it, and the examples,
 //! against the built binary.
 //!
 //! What they need is in a virtual environment and a folder of npm packages under `target/`, each
