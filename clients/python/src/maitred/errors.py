@@ -117,10 +117,86 @@ class WorkersFailed(Refused):
     _meaning = "every worker that tried was lost"
 
 
-_BY_REASON: dict[str, type[Refused]] = {
-    kind.reason: kind
-    for kind in (NoWorkers, QueueFull, Expired, Overload, Draining, Denied, WorkersFailed)
-}
+class UnknownTask(Refused):
+    """There is no such task: it never was, or was kept long enough."""
+
+    reason = "unknown_task"
+    _meaning = "there is no such task"
+
+
+class StaleLease(Refused):
+    """The lease has ended, and the task may be another's by now: nothing was changed."""
+
+    reason = "stale_lease"
+    _meaning = "the lease has ended"
+
+
+class Cancelled(Refused):
+    """The task was cancelled while it was worked at: nothing was changed."""
+
+    reason = "cancelled"
+    _meaning = "the task was cancelled"
+
+
+class Conflict(Refused):
+    """Another task has this key, or the task is in a state that does not allow it."""
+
+    reason = "conflict"
+    _meaning = "the task is in another state"
+
+
+class Ended(Refused):
+    """The task has ended already."""
+
+    reason = "ended"
+    _meaning = "the task has ended"
+
+
+class Invalid(Refused):
+    """The broker does not take such a setting."""
+
+    reason = "invalid"
+    _meaning = "a setting is not valid"
+
+
+class NoSpace(Refused):
+    """The broker's disk is full: it takes no tasks, but they can be settled."""
+
+    reason = "no_space"
+    _meaning = "the broker's disk is full"
+
+
+class Busy(Refused):
+    """The broker's store has too much to do."""
+
+    reason = "busy"
+    _meaning = "the store is busy"
+
+
+class Unavailable(Refused):
+    """The broker's store cannot be reached at the moment."""
+
+    reason = "unavailable"
+    _meaning = "the store cannot be reached"
+
+
+class NoStore(Refused):
+    """The broker keeps no tasks: it has no store."""
+
+    reason = "no_store"
+    _meaning = "this broker keeps no tasks"
+
+
+class TaskFailed(MaitredError):
+    """The task is dead: all its attempts failed, or it was too late."""
+
+
+_ALL = (
+    *(NoWorkers, QueueFull, Expired, Overload, Draining, Denied, WorkersFailed),
+    *(UnknownTask, StaleLease, Cancelled, Conflict, Ended, Invalid),
+    *(NoSpace, Busy, Unavailable, NoStore),
+)
+_BY_REASON: dict[str, type[Refused]] = {kind.reason: kind for kind in _ALL}
 
 ANOTHER_BROKER_MAY_HELP = (NoWorkers, QueueFull, Overload, Draining)
 """Refusals after which the request did not run, and another broker may well take it."""
@@ -129,9 +205,3 @@ ANOTHER_BROKER_MAY_HELP = (NoWorkers, QueueFull, Overload, Draining)
 def refused(reason: str, message: str | None = None) -> Refused:
     """The error for a broker's reason; a plain `Refused` for one this version does not know."""
     return _BY_REASON.get(reason, Refused)(message, reason=reason)
-
-
-def register(kind: type[Refused]) -> type[Refused]:
-    """Makes `refused` know a reason of another surface."""
-    _BY_REASON[kind.reason] = kind
-    return kind

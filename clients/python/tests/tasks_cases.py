@@ -1,0 +1,177 @@
+"""Tasks against the real broker."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from process import wait_until
+
+from maitred.errors import Cancelled, Conflict, Ended, Invalid, StaleLease, TaskFailed, UnknownTask
+from maitred.tasks import AsyncTasks, Tasks
+
+
+def test_a_task_goes_from_one_hand_to_the_other(broker):
+    with Tasks(broker.http_url) as tasks:
+        made = tasks.enqueue("resize", "photo 1", content_type="text/plain")
+        assert made.is_new and tasks.get(made.id).state == "ready"
+        (lease,) = tasks.claim("resize", wait=5)
+        assert (lease.id, lease.task_type, lease.attempt) == (made.id, "resize", 1)
+        assert (lease.payload, lease.content_type) == (b"photo 1", "text/plain")
+        lease.progress("half")
+        seen = tasks.get(made.id)
+        assert (seen.state, seen.progress, seen.has_ended) == ("leased", b"half", False)
+        lease.complete(b"\xff\x00 small")
+        lease.complete(b"\xff\x00 small")
+        done = tasks.wait(made.id, timeout=5)
+        assert (done.state, done.result, done.has_ended) == ("done", b"\xff\x00 small", True)
+
+
+def test_with_asyncio_many_at_once(broker, run):
+    async def main():
+        async with AsyncTasks(broker.http_url) as tasks:
+
+            async def work():
+                while True:
+                    for lease in await tasks.claim("upper", count=5):
+                        async with lease:
+                            await lease.complete(lease.payload.upper())
+
+            workers = [asyncio.create_task(work()) for _ in range(4)]
+            made = await asyncio.gather(*(tasks.enqueue("upper", f"a{n}") for n in range(60)))
+            done = await asyncio.gather(*(tasks.wait(each.id, timeout=30) for each in made))
+            assert [task.result for task in done] == [f"A{n}".encode() for n in range(60)]
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    run(main())
+
+
+def test_one_key_is_one_task(broker):
+    with Tasks(broker.http_url) as tasks:
+        first = tasks.enqueue("resize", "a", key="photo-1")
+        again = tasks.enqueue("resize", "a", key="photo-1")
+        assert (again.id, first.is_new, again.is_new) == (first.id, True, False)
+        with pytest.raises(Conflict):
+            tasks.enqueue("resize", "b", key="photo-1")
+
+
+def test_settings_reach_the_broker(broker):
+    with Tasks(broker.http_url) as tasks:
+        later = tasks.enqueue("resize", delay=600)
+        assert tasks.get(later.id).state == "scheduled"
+        low = tasks.enqueue("resize", "low", priority=1)
+        high = tasks.enqueue("resize", "high", priority=9)
+        leases = tasks.claim("resize", count=9, wait=5)
+        assert [lease.id for lease in leases] == [high.id, low.id]
+        chain = tasks.enqueue("first", "x", then=["second"])
+        (lease,) = tasks.claim("first", wait=5)
+        lease.complete("y")
+        (lease,) = tasks.claim("second", wait=5)
+        assert (lease.payload, lease.id != chain.id) == (b"y", True)
+        with pytest.raises(Invalid, match="colour"):
+            tasks.enqueue("resize", settings={"colour": "red"})
+
+
+def test_a_task_that_keeps_failing_is_dead_and_can_be_tried_again(broker, caplog):
+    settings = {"backoff_ms": 1, "jitter_percent": 0}
+    with Tasks(broker.http_url) as tasks:
+        made = tasks.enqueue("fail", max_attempts=2, settings=settings)
+        for attempt in (1, 2):
+            (lease,) = tasks.claim("fail", wait=10)
+            assert lease.attempt == attempt
+            with lease:
+                raise ValueError(f"attempt {attempt}")
+        with pytest.raises(TaskFailed, match="after 2 attempts: attempt 2"):
+            tasks.wait(made.id, timeout=5)
+        tasks.retry(made.id)
+        (lease,) = tasks.claim("fail", wait=10)
+        lease.fail("for good", retry=False)
+        with pytest.raises(TaskFailed, match="for good"):
+            tasks.wait(made.id, timeout=5)
+        with pytest.raises(UnknownTask):
+            tasks.get(made.id + 1000)
+
+
+def test_tasks_are_cancelled_waiting_and_running(broker, run):
+    async def main():
+        async with AsyncTasks(broker.http_url) as tasks:
+            waiting = await tasks.enqueue("resize")
+            await tasks.cancel(waiting.id)
+            with pytest.raises(Cancelled):
+                await tasks.wait(waiting.id)
+            running = await tasks.enqueue("resize")
+            (lease,) = await tasks.claim("resize", wait=5, lease=0.3)
+            with pytest.raises((Cancelled, StaleLease)):
+                async with lease:
+                    await tasks.cancel(running.id)
+                    await asyncio.sleep(30)
+            done = await tasks.enqueue("resize")
+            (lease,) = await tasks.claim("resize", wait=5)
+            await lease.complete()
+            with pytest.raises(Ended):
+                await tasks.cancel(done.id)
+
+    run(main())
+
+
+def test_a_lease_that_is_not_held_ends(broker):
+    with Tasks(broker.http_url) as tasks:
+        made = tasks.enqueue("resize")
+        (lost,) = tasks.claim("resize", wait=5, lease=0.2)
+        (lease,) = tasks.claim("resize", wait=20)
+        assert (lease.id, lease.attempt) == (made.id, 2)
+        with pytest.raises(StaleLease):
+            lost.complete("late")
+        assert isinstance(lost.lost, StaleLease)
+        lease.release()
+        (lease,) = tasks.claim("resize", wait=5)
+        lease.complete("in time")
+        assert tasks.wait(made.id).result == b"in time"
+
+
+def test_a_lease_in_hand_is_held(broker):
+    with Tasks(broker.http_url) as tasks:
+        made = tasks.enqueue("resize")
+        (lease,) = tasks.claim("resize", wait=5, lease=0.6)
+        with lease:
+            time.sleep(1.5)
+            lease.complete("slow")
+        seen = tasks.wait(made.id)
+        assert (seen.result, seen.attempt) == (b"slow", 1)
+
+
+def test_a_claim_waits_for_a_task(broker):
+    with Tasks(broker.http_url) as tasks:
+        assert tasks.claim("resize", wait=0) == []
+        got = []
+        work = threading.Thread(target=lambda: got.extend(tasks.claim("resize", wait=20)))
+        work.start()
+        made = tasks.enqueue("resize")
+        work.join(20)
+        assert [lease.id for lease in got] == [made.id]
+
+
+def test_nothing_is_lost_to_kill_9(start):
+    """Of the broker: what was enqueued is there again, what was claimed comes back."""
+    broker = start()
+    broker.may_be_gone = True
+    with Tasks(broker.http_url, timeout=30) as tasks:
+        made = [tasks.enqueue("resize", f"{n}") for n in range(10)]
+        (held,) = tasks.claim("resize", wait=5)
+        broker.kill()
+        enqueued = []
+        waits = threading.Thread(target=lambda: enqueued.append(tasks.enqueue("resize", "late")))
+        waits.start()
+        broker.restart()
+        waits.join(30)
+        assert enqueued[0].is_new
+        seen = set()
+        for lease in tasks.work("resize"):
+            with lease:
+                seen.add(lease.id)
+            if len(seen) == 11:
+                break
+        assert seen == {each.id for each in made} | {enqueued[0].id}
+        wait_until(lambda: tasks.get(held.id).state == "done", "the one that was held")
