@@ -16,7 +16,9 @@ DEFAULT_HTTP = "http://127.0.0.1:8080"
 
 
 def readme_programs():
-    text = (PACKAGE / "README.md").read_text()
+    """Programs of the README and of the guide, by name."""
+    pages = (PACKAGE / "README.md", PACKAGE.parents[1] / "docs/python.md")
+    text = "".join(page.read_text() for page in pages)
     return dict(re.findall(r"^```python (\S+)\n(.*?)^```$", text, re.M | re.S))
 
 
@@ -33,17 +35,17 @@ def test_the_wheel_has_the_package_and_its_types(tmp_path):
 
 def test_types_hold(tmp_path):
     """`mypy --strict` finds nothing, here, in the programs of the README and in the examples."""
-    for name, source in readme_programs().items():
+    programs = {f"page_{name}": source for name, source in readme_programs().items()}
+    for path in (PACKAGE.parents[1] / "examples/python").glob("*.py"):
+        programs[f"example_{path.name}"] = path.read_text()
+    for name, source in programs.items():
         (tmp_path / name).write_text(source)
-    programs = [*tmp_path.glob("*.py"), *(PACKAGE.parents[1] / "examples/python").glob("*.py")]
-    # Programs of the same name are not to be looked at together.
-    for files in ([], *([str(program)] for program in programs)):
-        command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache"]
-        done = subprocess.run(
-            [*command, "--config-file", PACKAGE / "pyproject.toml", *files],
-            capture_output=True, text=True, timeout=55, cwd=PACKAGE,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache"]
+    done = subprocess.run(
+        [*command, "--config-file", PACKAGE / "pyproject.toml", "src", *tmp_path.glob("*.py")],
+        capture_output=True, text=True, timeout=55, cwd=PACKAGE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
 
 
 def test_everything_public_has_a_text():
@@ -87,6 +89,25 @@ def test_the_readme_serves_and_calls(readme, broker, kind):
     assert many.wait(30) == 0, many.output()
     assert many.stdout == ["100 photos, but smaller"], many.output()
     assert worker.terminate() == 0, worker.output()
+
+
+def test_the_guide_is_careful(readme, broker):
+    client = readme("careful.py")
+    assert client.wait(30) == 0, client.output()
+    assert client.stdout == ["look whether it was charged"], client.output()
+    broker.serve("charge", lambda body: [b"charged"])
+    client = readme("careful.py")
+    assert client.wait(30) == 0, client.output()
+    assert client.stdout == ["charged"], client.output()
+
+
+def test_the_guide_has_a_pool_of_processes(readme, broker):
+    pool = readme("pool.py")
+    pool.close = pool.terminate
+    broker.wait_workers("primes", 2, timeout=20)
+    assert broker.post("primes", b"100").body == b"25"
+    assert pool.terminate() == 0, pool.output()
+    assert broker.workers("primes") == 0
 
 
 def test_the_readme_streams(readme, broker):
