@@ -1,11 +1,16 @@
 """Tasks against the real broker."""
 
 import asyncio
+import json
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
-from process import wait_until
+from broker import quiet_environment
+from process import Child, wait_until
 
 from maitred.errors import Cancelled, Conflict, Ended, Invalid, StaleLease, TaskFailed, UnknownTask
 from maitred.tasks import AsyncTasks, Tasks
@@ -175,3 +180,51 @@ def test_nothing_is_lost_to_kill_9(start):
                 break
         assert seen == {each.id for each in made} | {enqueued[0].id}
         wait_until(lambda: tasks.get(held.id).state == "done", "the one that was held")
+
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parents[2] / "examples"
+DEFAULT_HTTP = "http://127.0.0.1:8080"
+
+
+def readme_program(name, broker, folder):
+    """A program of the README, as a file that talks to this broker."""
+    text = (HERE.parent / "README.md").read_text()
+    source = text.split(f"```python {name}\n", 1)[1].split("\n```\n", 1)[0]
+    path = folder / name
+    path.write_text(source.replace(DEFAULT_HTTP, broker.http_url))
+    return path
+
+
+@pytest.mark.parametrize("name", ["task_worker.py", "async_task_worker.py"])
+def test_the_readme_enqueues_and_works(broker, tmp_path, name):
+    worker = Child([sys.executable, readme_program(name, broker, tmp_path)])
+    worker.close = worker.kill
+    broker.own(worker)
+    enqueue = readme_program("enqueue.py", broker, tmp_path)
+    done = subprocess.run([sys.executable, enqueue], capture_output=True, text=True, timeout=40)
+    assert (done.returncode, done.stdout) == (0, "photo 1, but tiny\n"), done.stderr
+
+
+def example(name, *arguments):
+    """Runs an example that needs no packages of npm's; gives what it prints."""
+    start = {
+        "py": [sys.executable, EXAMPLES / "python" / name],
+        "mjs": ["node", EXAMPLES / "javascript" / name],
+        "sh": [EXAMPLES / "curl" / name],
+    }[name.rsplit(".", 1)[1]]
+    done = subprocess.run(
+        [*start, *arguments], capture_output=True, text=True, timeout=40, env=quiet_environment()
+    )
+    assert done.returncode == 0, (name, done.stdout, done.stderr)
+    return done.stdout
+
+
+@pytest.mark.parametrize("work", ["work_task.py", "work_task.mjs", "work_task.sh"])
+@pytest.mark.parametrize("enqueue", ["enqueue.py", "enqueue.mjs", "enqueue.sh"])
+def test_the_examples_enqueue_and_work(broker, enqueue, work):
+    """Whatever enqueues, whatever works: the task is done."""
+    number = int(example(enqueue, broker.http_url))
+    assert example(work, broker.http_url) == f"task {number}: HELLO\n"
+    seen = json.loads(example("task.sh", broker.http_url, str(number)))
+    assert (seen["state"], seen["result"]) == ("done", "HELLO")
