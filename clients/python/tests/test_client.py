@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 
 import mdp
 import pytest
 from broker import FAST
-from process import wait_until
+from process import Child, wait_until
 
 from maitred import (
     AsyncClient,
@@ -477,3 +480,20 @@ def test_ppp_clients_have_no_need_of_names(start, run):
             ]
 
     run(main())
+
+
+def test_a_process_ends_although_a_client_was_not_closed(broker):
+    program = f"import maitred; maitred.Client({broker.endpoint!r}).call('mmi.service', 'x')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_ctrl_c_ends_a_call(broker):
+    program = f"import maitred; maitred.Client({broker.endpoint!r}).call('nobody', timeout=None)"
+    child = Child([sys.executable, "-c", program])
+    child.close = child.kill
+    broker.own(child)
+    broker.wait_service("nobody", timeout=15, waiting=1)
+    child.signal(signal.SIGINT)
+    assert child.wait(10) == -signal.SIGINT
+    assert "KeyboardInterrupt" in child.output()

@@ -430,3 +430,45 @@ def test_a_pirate_comes_back(start):
         assert [client.call("echo", [b"a", f"{n}"]).frames for n in range(3)] == [
             (b"a", f"{n}".encode()) for n in range(3)
         ]
+
+
+def test_signals_are_for_the_main_thread(broker):
+    """`run` on another thread says so, and leaves nothing behind."""
+    worker = AsyncWorker(broker.endpoint)
+
+    async def echo(request):
+        return request.message
+
+    worker.add("work", echo)
+    failed = []
+
+    def target():
+        try:
+            asyncio.run(worker.run())
+        except (RuntimeError, ValueError) as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive() and "main thread" in str(failed[0])
+    assert broker.workers("work") == 0
+
+
+def test_many_services_have_room(broker, run):
+    """More than libzmq has sockets for unless told so."""
+    worker = AsyncWorker(broker.endpoint)
+
+    async def echo(request):
+        return request.service
+
+    for n in range(600):
+        worker.add(f"s{n}", echo)
+
+    async def main():
+        async with worker, AsyncClient(broker.endpoint, timeout=40) as client:
+            await worker.connected(40)
+            names = await asyncio.gather(*(client.call(f"s{n}") for n in range(600)))
+            assert [name.text for name in names] == [f"s{n}" for n in range(600)]
+
+    run(main())

@@ -11,6 +11,12 @@ import time
 from maitred import AsyncRequest, AsyncWorker, Request, Worker
 
 
+def say(line: str) -> None:
+    """In one piece: several threads do."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def main(endpoint: str, kind: str, seconds: str) -> None:
     logging.basicConfig(level=logging.INFO)
     if kind == "async":
@@ -18,7 +24,7 @@ def main(endpoint: str, kind: str, seconds: str) -> None:
 
         @worker.service("work", concurrency=4)
         async def work(request: AsyncRequest) -> str:
-            print("took", request.text, flush=True)
+            say(f"took {request.text}")
             await asyncio.sleep(float(seconds))
             return f"done {request.text}"
 
@@ -28,12 +34,12 @@ def main(endpoint: str, kind: str, seconds: str) -> None:
 
         @blocking.service("work", concurrency=4)
         def block(request: Request) -> str:
-            print("took", request.text, flush=True)
+            say(f"took {request.text}")
             time.sleep(float(seconds))
             return f"done {request.text}"
 
         blocking.run()
-    print("ended", flush=True)
+    say("ended")
 
 
 if __name__ == "__main__":

@@ -73,16 +73,17 @@ class Wire:
         self._turn_is_due = False
         self._closed = False
 
-        self._socket = context.socket(zmq.DEALER)
-        _configure(self._socket, config)
-        apply(config.security, self._socket)
-        self._monitor = self._socket.get_monitor_socket()
-        self._fds = [self._socket.fileno(), self._monitor.fileno()]
+        try:
+            self._socket, self._monitor = _open(context, config)
+            self._fds = [self._socket.fileno(), self._monitor.fileno()]
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            # libzmq has as many sockets as it may, for one.
+            raise Lost(f"cannot make a socket: {error}") from error
         for fd in self._fds:
             self._loop.add_reader(fd, self._turn)
         # Covers what libzmq says nothing of: names that do not resolve, hosts that do not answer.
         self._giving_up = self._loop.call_later(_CONNECT_MAX, self._give_up)
-        self._socket.connect(endpoint)
         self._soon()
 
     @property
@@ -149,6 +150,8 @@ class Wire:
             self._soon()
             if lost is None:
                 return
+        if self._closed:
+            return
         while self._unsent and self._try_send(self._unsent[0]):
             self._unsent.popleft()
         if not self._unsent:
@@ -203,6 +206,27 @@ class Wire:
         self._drained = None
 
 
+def new_context(wires: int) -> "zmq.Context[zmq.Socket[bytes]]":
+    """A context with room for so many connections at a time: each is two sockets, and libzmq frees
+    closed ones a moment later."""
+    context = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, max(1023, 8 * wires))
+    return context
+
+
+def _open(
+    context: "zmq.Context[zmq.Socket[bytes]]", config: WireConfig
+) -> tuple["zmq.Socket[bytes]", "zmq.Socket[bytes]"]:
+    """A socket that is not connected yet, and its monitor."""
+    socket = context.socket(zmq.DEALER)
+    try:
+        _configure(socket, config)
+        return socket, socket.get_monitor_socket()
+    except zmq.ZMQError:
+        socket.close(0)
+        raise
+
+
 def _configure(socket: "zmq.Socket[bytes]", config: WireConfig) -> None:
     beat = max(1, int(config.heartbeat * 1000))
     socket.linger = 0
@@ -214,6 +238,7 @@ def _configure(socket: "zmq.Socket[bytes]", config: WireConfig) -> None:
     socket.maxmsgsize = config.message_bytes_max
     socket.heartbeat_ivl = beat
     socket.heartbeat_timeout = beat * config.liveness
+    apply(config.security, socket)
 
 
 def _ending(kind: int, value: int) -> Lost | None:

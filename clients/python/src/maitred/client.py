@@ -11,6 +11,7 @@ that they can be sent again, and nothing is sent that nobody waits for any more.
 """
 
 import asyncio
+import functools
 import logging
 import random
 from collections import deque
@@ -25,7 +26,7 @@ from . import _protocol
 from ._backoff import QUICK, Backoff
 from ._endpoint import check_endpoint, service_name
 from ._protocol import FAILED, REFUSED, Protocol
-from ._wire import Lost, Wire, WireConfig
+from ._wire import Lost, Wire, WireConfig, new_context
 from .errors import (
     ANOTHER_BROKER_MAY_HELP,
     Closed,
@@ -237,7 +238,7 @@ class AsyncClient:
         if self._closed:
             raise Closed("the client was closed")
         if not self._keepers:
-            self._context = zmq.Context()
+            self._context = new_context(len(self._lines))
             self._keepers = [
                 asyncio.create_task(self._keep(line), name=f"maitred {line.endpoint}")
                 for line in self._lines
@@ -384,11 +385,11 @@ class AsyncClient:
         assert self._context is not None
         loop = asyncio.get_running_loop()
         backoff = Backoff(QUICK)
+        hear = functools.partial(self._hear, line)
         while True:
-            wire = Wire(
-                self._context, line.endpoint, self._wire, lambda frames: self._hear(line, frames)
-            )
+            wire = None
             try:
+                wire = Wire(self._context, line.endpoint, self._wire, hear)
                 await wire.up
                 logger.info("connected to %s", line.endpoint)
                 since = loop.time()
@@ -406,7 +407,8 @@ class AsyncClient:
                 logger.debug("no connection to %s: %s", line.endpoint, why)
                 line.trouble = str(why)
             finally:
-                wire.close()
+                if wire is not None:
+                    wire.close()
             await asyncio.sleep(backoff.next())
 
     def _lose(self, line: "_Line", why: str) -> None:

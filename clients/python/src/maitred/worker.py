@@ -20,7 +20,7 @@ from . import _protocol
 from ._backoff import PIRATE, QUICK, Backoff
 from ._endpoint import check_endpoint, service_name
 from ._protocol import FAILED, Control, Delivery, Protocol
-from ._wire import Lost, Wire, WireConfig
+from ._wire import Lost, Wire, WireConfig, new_context
 from .errors import Closed, Failed, MaitredError, TooLarge, Unreachable
 from .message import Body, Message, as_message
 from .security import Security
@@ -179,7 +179,7 @@ class AsyncWorker:
             raise MaitredError("the worker has no service: decorate a handler with @worker.service")
         if self._tasks:
             raise MaitredError("the worker has started already")
-        self._context = context = zmq.Context()
+        self._context = context = new_context(len(self._servers))
         self._tasks = [
             asyncio.create_task(server.run(context), name=f"maitred {server.service!r}")
             for server in self._servers
@@ -202,7 +202,7 @@ class AsyncWorker:
         """Serves until it is stopped or cancelled.
 
         With `signals`, SIGINT and SIGTERM stop it: requests in hand are finished. The second such
-        signal cuts them off.
+        signal cuts them off. Only the main thread can have them.
         """
         await self.start()
         try:
@@ -211,6 +211,9 @@ class AsyncWorker:
             await self._join()
         except asyncio.CancelledError:
             await self.stop()
+            raise
+        except BaseException:
+            await self.stop(grace=0.0)
             raise
         finally:
             if signals:
@@ -355,8 +358,9 @@ class _Server:
         backoff = Backoff(PIRATE if self._protocol is Protocol.PPP else QUICK)
         try:
             while self._stop_at is None:
-                wire = Wire(context, self._endpoint, self._config, self._hear)
+                wire = None
                 try:
+                    wire = Wire(context, self._endpoint, self._config, self._hear)
                     await self._until_up(wire)
                     if self._stop_at is not None:
                         break
@@ -371,7 +375,8 @@ class _Server:
                     logger.log(level, "%s: no broker at %s: %s", self.name, self._endpoint, why)
                 finally:
                     self.is_ready.clear()
-                    wire.close(_LINGER)
+                    if wire is not None:
+                        wire.close(_LINGER)
                 if self._stop_at is None:
                     await self._ring(backoff.next())
             return await self._drop_handlers()
