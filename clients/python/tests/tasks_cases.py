@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,11 @@ from broker import quiet_environment
 from process import Child, wait_until
 
 from maitred.errors import Cancelled, Conflict, Ended, Invalid, StaleLease, TaskFailed, UnknownTask
-from maitred.tasks import AsyncTasks, Tasks
+from maitred.tasks import AsyncTasks, AsyncTaskWorker, Tasks, TaskWorker
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parents[2] / "examples"
+DEFAULT_HTTP = "http://127.0.0.1:8080"
 
 
 def test_a_task_goes_from_one_hand_to_the_other(broker):
@@ -173,18 +178,137 @@ def test_nothing_is_lost_to_kill_9(start):
         waits.join(30)
         assert enqueued[0].is_new
         seen = set()
-        for lease in tasks.work("resize"):
-            with lease:
-                seen.add(lease.id)
-            if len(seen) == 11:
-                break
+        while len(seen) < 11:
+            for lease in tasks.claim("resize", wait=20):
+                with lease:
+                    seen.add(lease.id)
         assert seen == {each.id for each in made} | {enqueued[0].id}
         wait_until(lambda: tasks.get(held.id).state == "done", "the one that was held")
 
 
-HERE = Path(__file__).resolve().parent
-EXAMPLES = HERE.parents[2] / "examples"
-DEFAULT_HTTP = "http://127.0.0.1:8080"
+@pytest.mark.parametrize("kind", ["async", "blocking"])
+def test_a_worker_has_as_many_in_hand_as_it_has_hands(broker, run, kind, caplog):
+    """Whatever becomes of them."""
+    busy, most = 0, 0
+    lock = threading.Lock()
+
+    def enter(lease):
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+
+    def leave(lease):
+        nonlocal busy
+        with lock:
+            busy -= 1
+        if lease.payload == b"7" and lease.attempt == 1:
+            raise ValueError("once")
+        return lease.payload + b"!"
+
+    async def main():
+        async with AsyncTasks(broker.http_url) as tasks:
+            settings = {"backoff_ms": 1}
+            made = await asyncio.gather(
+                *(tasks.enqueue("work", f"{n}", settings=settings) for n in range(30))
+            )
+            worker = AsyncTaskWorker(broker.http_url)
+            if kind == "async":
+
+                @worker.task("work", concurrency=3)
+                async def work(lease):
+                    enter(lease)
+                    await asyncio.sleep(0.02)
+                    return leave(lease)
+            else:
+                blocking = TaskWorker(broker.http_url)
+
+                @blocking.task("work", concurrency=3)
+                def block(lease):
+                    enter(lease)
+                    time.sleep(0.02)
+                    lease.progress("nearly")
+                    return leave(lease)
+
+                worker = blocking._worker
+            working = asyncio.create_task(worker.run(signals=False))
+            done = await asyncio.gather(*(tasks.wait(each.id, timeout=40) for each in made))
+            assert [task.result for task in done] == [f"{n}!".encode() for n in range(30)]
+            assert sorted(task.attempt for task in done) == [1] * 29 + [2]
+            worker.stop()
+            await working
+            assert most == 3
+
+    run(main())
+    assert "attempt 1 failed" in caplog.text
+
+
+def test_a_worker_that_stops_finishes_or_gives_back(broker, run):
+    async def main():
+        async with AsyncTasks(broker.http_url) as tasks:
+            worker = AsyncTaskWorker(broker.http_url)
+
+            @worker.task("quick")
+            async def quick(lease):
+                await asyncio.sleep(0.3)
+                return "finished"
+
+            @worker.task("stuck")
+            async def stuck(lease):
+                await asyncio.sleep(60)
+
+            first, second = await tasks.enqueue("quick"), await tasks.enqueue("stuck")
+            working = asyncio.create_task(worker.run(signals=False))
+            while worker.tasks_in_hand < 2:
+                await asyncio.sleep(0.01)
+            later = await tasks.enqueue("quick")
+            worker.stop(grace=1)
+            await working
+            assert (await tasks.get(first.id)).result == b"finished"
+            # At once, not when its lease ends.
+            assert [(await tasks.get(each.id)).state for each in (second, later)] == ["ready"] * 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_worker_in_peace(broker, tmp_path, number):
+    program = readme_program("task_worker.py", broker, tmp_path)
+    source = program.read_text().replace("return ", "import time; time.sleep(0.5); return ")
+    program.write_text(source)
+    child = Child([sys.executable, program])
+    child.close = child.kill
+    broker.own(child)
+    with Tasks(broker.http_url) as tasks:
+        made = tasks.enqueue("thumbnail", "photo")
+        wait_until(lambda: tasks.get(made.id).state == "leased", "the task to be taken", 20)
+        child.signal(number)
+        assert tasks.wait(made.id, timeout=20).result == b"photo, but tiny"
+    assert child.wait(10) == 0, child.output()
+
+
+def test_a_worker_outlives_the_broker(start, run):
+    broker = start()
+    broker.may_be_gone = True
+
+    async def main():
+        worker = AsyncTaskWorker(broker.http_url, lease=5)
+
+        @worker.task("work")
+        async def work(lease):
+            return "done"
+
+        working = asyncio.create_task(worker.run(signals=False))
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(broker.kill)
+        await asyncio.to_thread(broker.restart)
+        async with AsyncTasks(broker.http_url) as tasks:
+            made = await tasks.enqueue("work")
+            assert (await tasks.wait(made.id, timeout=30)).result == b"done"
+        worker.stop()
+        await working
+
+    run(main())
 
 
 def readme_program(name, broker, folder):

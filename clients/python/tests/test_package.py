@@ -29,7 +29,8 @@ def test_the_wheel_has_the_package_and_its_types(tmp_path):
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("maitred-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {f"maitred/{path.name}" for path in (PACKAGE / "src/maitred").glob("*.py")}
+    sources = PACKAGE / "src"
+    modules = {str(path.relative_to(sources)) for path in sources.rglob("*.py")}
     assert modules | {"maitred/py.typed"} <= names
 
 

@@ -5,9 +5,9 @@ however long they work, as long as they do not block the event loop.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
-import signal
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import zmq
 
-from . import _protocol
+from . import _protocol, _signals
 from ._backoff import PIRATE, QUICK, Backoff
 from ._endpoint import check_endpoint, service_name
 from ._protocol import FAILED, Control, Delivery, Protocol
@@ -206,18 +206,14 @@ class AsyncWorker:
         """
         await self.start()
         try:
-            if signals:
-                self._listen_to_signals()
-            await self._join()
+            with _signals.heard(self._on_signal) if signals else contextlib.nullcontext():
+                await self._join()
         except asyncio.CancelledError:
             await self.stop()
             raise
         except BaseException:
             await self.stop(grace=0.0)
             raise
-        finally:
-            if signals:
-                self._forget_signals()
 
     async def connected(self, timeout: float | None = None) -> None:
         """Waits until it has said for each service that it is ready. Brokers do not answer that.
@@ -266,25 +262,11 @@ class AsyncWorker:
                 raise end
             self._cut_off += end
 
-    def _listen_to_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        stopping = False
-
-        def on_signal() -> None:
-            nonlocal stopping
-            logger.info("stopping: %d requests in hand", self.requests_in_hand)
-            grace = 0.0 if stopping else self._grace
-            stopping = True
-            for server in self._servers:
-                server.stop(loop.time() + grace)
-
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, on_signal)
-
-    def _forget_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
+    def _on_signal(self, first: bool) -> None:
+        logger.info("stopping: %d requests in hand", self.requests_in_hand)
+        now = asyncio.get_running_loop().time()
+        for server in self._servers:
+            server.stop(now + (self._grace if first else 0.0))
 
 
 @dataclass(eq=False)
@@ -545,4 +527,3 @@ class _Server:
 
 # What goodbyes and last replies may take to go out, in seconds.
 _LINGER = 1.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
