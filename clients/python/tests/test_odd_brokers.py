@@ -198,6 +198,29 @@ def test_an_old_broker_has_one_call_at_a_time(odd, run):
     run(main())
 
 
+def test_a_broker_that_refused_is_better_than_none(odd, run):
+    other = Odd()
+
+    async def main():
+        async with AsyncClient(odd.endpoint, other.endpoint, timeout=20) as client:
+            while not all(broker.connected for broker in client.brokers):
+                await asyncio.sleep(0.01)
+            call = asyncio.create_task(client.call("echo", "x"))
+            await asyncio.sleep(0)
+            first, second = (odd, other) if client.brokers[0].in_flight else (other, odd)
+            peer, (call_id, *_) = await first.hear()
+            refusal = [b"MAITRED-REFUSED", b"overload"]
+            first.say(peer, call_id, b"", b"MDPC02", b"\x03", b"echo", *refusal)
+            await second.hear()
+            second.close()
+            peer, (call_id, *_) = await first.hear()
+            first.say(peer, call_id, b"", b"MDPC02", b"\x03", b"echo", b"taken after all")
+            assert (await call).text == "taken after all"
+
+    run(main())
+    other.close()
+
+
 def test_a_port_that_speaks_something_else(run):
     async def main():
         async def answer(reader, writer):

@@ -306,13 +306,14 @@ class AsyncClient:
             line.wire.close()
         self._fill()
 
-    def _choose(self, call: "_Call") -> "_Line | None":
+    def _choose(self, call: "_Call | None") -> "_Line | None":
         """Of the lines that have room and whose broker has not refused this call, one with the
         fewest calls."""
+        refused_by = [] if call is None else call.refused_by
         able = [
             line
             for line in self._lines
-            if line.is_up and len(line.calls) < self._window and line not in call.refused_by
+            if line.is_up and len(line.calls) < self._window and line not in refused_by
         ]
         least = min((len(line.calls) for line in able), default=0)
         return random.choice([line for line in able if len(line.calls) == least]) if able else None
@@ -322,7 +323,8 @@ class AsyncClient:
         while self._waiting:
             call = self._waiting[0]
             if call.outcome is None:
-                line = self._choose(call)
+                # Rather one that has refused it than none: it may take it now, and others wait behind.
+                line = self._choose(call) or self._choose(None)
                 if line is None:
                     return
                 self._waiting.popleft()
