@@ -5,8 +5,12 @@ use std::process::Command;
 use crate::sh;
 
 /// A program the tests run, and the Debian package that brings it.
-const PROGRAMS: [(&str, &[&str], &str); 3] = [
+const PROGRAMS: [(&str, &[&str], &str); 6] = [
     ("c++", &["--version"], "g++"),
+    // The examples are run in all languages they are written in.
+    ("curl", &["--version"], "curl"),
+    ("node", &["--version"], "nodejs"),
+    ("npm", &["--version"], "npm"),
     // Records what the task store asks of the disk, and makes it fail.
     ("strace", &["-V"], "strace"),
     ("python3", &["-c", "import venv, ensurepip"], "python3-venv"),
