@@ -100,7 +100,7 @@ pub struct Status {
     pub pools: Vec<PoolView>,
 }
 
-/// A drone at work.
+/// A drone at work. Dropping it ends it as a crash would: what it had is in the local queue.
 pub struct Drone {
     control: Control,
     task: JoinHandle<Ended>,
@@ -145,6 +145,12 @@ impl Drone {
             Ok(ended) => ended,
             Err(error) => Ended::Stopped(format!("the drone itself failed: {error}")),
         }
+    }
+}
+
+impl Drop for Drone {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -307,8 +313,9 @@ impl House {
                 self.core.claimed(now, pool, limit, leases, out);
             }
             Input::Settled(answer) => {
-                if let Err(error) = &answer {
-                    self.troubled(error);
+                match &answer {
+                    Ok(_) => self.answers(),
+                    Err(error) => self.troubled(error),
                 }
                 self.hand_in.answered(Instant::now(), answer, &self.journal);
             }
@@ -376,15 +383,19 @@ impl House {
     fn known<T>(&mut self, answer: Result<T, Error>) -> Option<T> {
         match answer {
             Ok(value) => {
-                if self.trouble.take().is_some() {
-                    tracing::info!(global = self.global.name(), "the global queue answers again");
-                }
+                self.answers();
                 Some(value)
             }
             Err(error) => {
                 self.troubled(&error);
                 None
             }
+        }
+    }
+
+    fn answers(&mut self) {
+        if self.trouble.take().is_some() {
+            tracing::info!(global = self.global.name(), "the global queue answers again");
         }
     }
 

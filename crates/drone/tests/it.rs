@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use drone::core::Report;
 use drone::plan::{Plan, PoolPlan, Program, Verdict, Work};
-use drone::{Direct, Drone, Ended, Journal, Setup, Status};
+use drone::{Direct, Drone, Ended, Global, Journal, Setup, Status};
 use matching::Span;
 use store::{
-    Answer, Clock, Command, Engine, NewTask, Query, State, Store, TaskId, TaskView, memory, wait,
+    Answer, Claim, Clock, Command, Engine, Error, Extend, Extended, Lease, Listener, NewTask,
+    Query, Refusal, Release, Reply, Settle, Settled, State, Store, TaskId, TaskView, memory, wait,
 };
 
 /// Far more than anything here takes: a test that waits so long has failed.
@@ -44,13 +44,12 @@ impl Drop for Scratch {
 struct Hall {
     store: Arc<Engine>,
     clock: Clock,
-    faults: memory::Faults,
 }
 
 impl Hall {
     fn new() -> Hall {
-        let (store, faults) = memory::open(Default::default()).expect("a thread");
-        Hall { store: Arc::new(store), clock: Clock::new(), faults }
+        let (store, _) = memory::open(Default::default()).expect("a thread");
+        Hall { store: Arc::new(store), clock: Clock::new() }
     }
 
     fn direct(&self) -> Direct {
@@ -269,28 +268,14 @@ async fn silence_ends_a_worker() {
     assert_eq!(drain(drone).await, Ended::Drained);
 }
 
-fn handler(hall: &Hall, journal: &Path, task_type: &str, handler: HandlerFn) -> Drone {
-    let pools = vec![PoolPlan::new(task_type, Work::Handler("h".into()))];
-    let journal = Journal::open(Some(journal)).expect("a local queue");
-    let setup = Setup::new(plan(pools), hall.direct(), journal);
-    Drone::start(setup.handler("h", move |job| {
-        let report = handler(&job.payload);
-        async move {
-            match report {
-                Some(report) => report,
-                None => std::future::pending().await,
-            }
-        }
-    }))
-}
-
-type HandlerFn = fn(&Bytes) -> Option<Report>;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_life_goes_on_with_what_the_last_one_had() {
     let (hall, scratch) = (Hall::new(), Scratch::new());
     let file = scratch.join("local.db");
-    let drone = handler(&hall, &file, "slow", |_| None);
+    let pools = vec![PoolPlan::new("slow", Work::Handler("h".into()))];
+    let journal = Journal::open(Some(&file)).expect("a local queue");
+    let setup = Setup::new(plan(pools), hall.direct(), journal);
+    let drone = Drone::start(setup.handler("h", |_| std::future::pending()));
     let ids = hall.enqueue(vec![NewTask::new("slow", "1"), NewTask::new("slow", "2")]);
     hall.until(ids[0], State::Leased).await;
     seen(&drone, |status| status.pools[0].counts.fetched == 2).await;
@@ -316,21 +301,62 @@ async fn the_next_life_goes_on_with_what_the_last_one_had() {
     assert!(left.jobs.is_empty() && left.outcomes.is_empty());
 }
 
+/// A global queue whose answers to settles are lost, so many times.
+struct Lossy(Direct, AtomicUsize);
+
+impl Global for Lossy {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn claim(&self, claim: Claim, reply: Reply<Vec<Lease>>) {
+        self.0.claim(claim, reply);
+    }
+
+    fn settle(&self, settles: Vec<Settle>, reply: Reply<Vec<Result<Settled, Refusal>>>) {
+        let left = self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        let reply: Reply<_> = match left {
+            Ok(_) => {
+                let lost = Error::Unavailable("the line is cut".into());
+                Box::new(move |_| reply(Err(lost)))
+            }
+            Err(_) => reply,
+        };
+        self.0.settle(settles, reply);
+    }
+
+    fn extend(&self, extends: Vec<Extend>, reply: Reply<Vec<Result<Extended, Refusal>>>) {
+        self.0.extend(extends, reply);
+    }
+
+    fn release(&self, releases: Vec<Release>, reply: Reply<Vec<Result<(), Refusal>>>) {
+        self.0.release(releases, reply);
+    }
+
+    fn notify(&self, listener: Listener) {
+        self.0.notify(listener);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn outcomes_wait_until_they_can_be_handed_in() {
+async fn outcomes_are_handed_in_until_it_is_known_that_they_arrived() {
     let (hall, scratch) = (Hall::new(), Scratch::new());
     let file = scratch.join("local.db");
-    let drone = handler(&hall, &file, "t", |payload| Some(Report::Done(payload.clone())));
-    let id = hall.enqueue(vec![NewTask::new("t", "x")])[0];
-    hall.until(id, State::Done).await;
-    // The server acts, and its answer is lost: handed in again, it counts once.
-    hall.faults.lose_commit(2);
+    let global = Lossy(hall.direct(), AtomicUsize::new(3));
+    let pools = vec![PoolPlan::new("t", Work::Handler("h".into()))];
+    let journal = Journal::open(Some(&file)).expect("a local queue");
+    let setup = Setup::new(plan(pools), global, journal);
+    let drone =
+        Drone::start(setup.handler("h", |job| async move { Report::Done(job.payload.clone()) }));
     let ids = hall.enqueue(vec![NewTask::new("t", "y"), NewTask::new("t", "z")]);
     for id in ids {
-        let task = hall.until(id, State::Done).await;
-        assert_eq!(task.attempt, 1);
+        assert_eq!(hall.until(id, State::Done).await.attempt, 1);
     }
+    let status = seen(&drone, |status| status.outcomes == 0).await;
+    assert_eq!((status.pools[0].counts.done, status.trouble), (2, None));
     assert_eq!(drain(drone).await, Ended::Drained);
+    let (_, left) = Journal::open(Some(&file)).expect("a local queue");
+    assert!(left.outcomes.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
