@@ -61,6 +61,12 @@ impl Patterns {
         Patterns { patterns, all }
     }
 
+    /// Whether they are every service.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.all
+    }
+
     /// Whether the service called `name` is among them.
     #[must_use]
     pub fn hold(&self, name: &[u8]) -> bool {

@@ -16,10 +16,12 @@ mod lines;
 mod meetings;
 mod ppp;
 mod security;
+mod tasks;
 
 pub(crate) use lines::Rules;
 pub(crate) use ppp::Queue;
 pub(crate) use security::{Mechanism, Tokens};
+pub(crate) use tasks::Tasks;
 
 /// The file as it is written.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
@@ -37,6 +39,8 @@ struct File {
     #[serde(rename = "match")]
     matches: BTreeMap<String, meetings::Match>,
     regulator: BTreeMap<String, meetings::Regulator>,
+    store: tasks::Written,
+    titanic: tasks::WrittenTitanic,
     drain: DrainFile,
     log: LogFile,
 }
@@ -258,6 +262,7 @@ pub(crate) struct Settings {
     pub(crate) http_token: Option<String>,
     /// Host names beside the listening address under which the HTTP port may be addressed.
     pub(crate) http_hosts: Vec<String>,
+    pub(crate) tasks: Tasks,
     pub(crate) drain_timeout: Duration,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -268,6 +273,8 @@ pub(crate) struct Settings {
 pub(crate) struct Overrides {
     pub(crate) mdp: Vec<String>,
     pub(crate) http: Option<String>,
+    /// Where tasks are kept.
+    pub(crate) store: Option<String>,
     pub(crate) log_format: Option<LogFormat>,
     /// Wait to aim for, of every service the file says nothing else about.
     pub(crate) aim: Option<Lasting>,
@@ -417,6 +424,7 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
     let used = mdp.iter().map(|(_, mechanism, _)| *mechanism);
     let used: Vec<Mechanism> = used.chain(ppp.iter().map(|queue| queue.mechanism)).collect();
     let tokens = security::settings(&file.security, &file.principals, base, &used, &mut shard)?;
+    let tasks = tasks::settings(&file.store, &file.titanic, base, overrides)?;
     let http = overrides.http.clone().or(file.http.listen).unwrap_or("127.0.0.1:8080".into());
     let http = (http != "off").then(|| http.trim_start_matches("http://").to_owned());
     if let Some(token) = &file.http.token
@@ -433,6 +441,7 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
         http,
         http_token: file.http.token,
         http_hosts: file.http.hosts,
+        tasks,
         drain_timeout: file
             .drain
             .timeout

@@ -4,11 +4,12 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use engine::ConnId;
+use engine::{ConnId, Rights};
 use sessions::{Outcome, ShardConfig};
 use tokio::sync::oneshot;
 use zmtp::Worked;
 
+use crate::tasks::Answered;
 use crate::view::Snapshot;
 
 /// The name of a principal.
@@ -33,6 +34,14 @@ pub(crate) enum Command {
     Reload { config: Box<ShardConfig>, done: oneshot::Sender<()> },
     /// Whether somebody may administer the house.
     May { who: Who, answer: oneshot::Sender<bool> },
+    /// What somebody may do; nothing if nobody knows the name.
+    Rights { who: Who, answer: oneshot::Sender<Rights> },
+    /// Whether a service has workers.
+    IsStaffed { service: Bytes, answer: oneshot::Sender<bool> },
+    /// Answers to errands.
+    Answers(Vec<Answered>),
+    /// The broker must not go on: exit with this reason.
+    Stop { reason: String },
     /// A step of a handshake was computed.
     Worked { id: ConnId, worked: Box<Worked> },
     /// Stop accepting, finish or hand back, then exit.

@@ -1,7 +1,7 @@
 //! The maitred broker: one binary.
 //!
 //! `serve` is the house; everything else talks to one: over MDP (`call`, `work`, `bench`) or over
-//! HTTP (`services`, `workers`, `drain`, `reload`). `simulate` needs none.
+//! HTTP (`services`, `workers`, `enqueue`, `tasks`, `drain`, `reload`). `simulate` needs none.
 
 mod serve;
 
@@ -13,6 +13,10 @@ mod handshakes;
 
 mod inbox;
 
+mod calls;
+
+mod tasks;
+
 mod view;
 
 mod http;
@@ -22,6 +26,8 @@ mod metrics;
 mod config;
 
 mod remote;
+
+mod taskline;
 
 mod call;
 
@@ -63,9 +69,13 @@ enum Sub {
         /// Listen for HTTP here, or `off` [default: 127.0.0.1:8080]
         #[arg(long, value_name = "ADDR")]
         http: Option<String>,
-        /// Directory that this broker alone may use
+        /// Directory that this broker alone may use [default: maitred-data]
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
+        /// Keep tasks here: sqlite:PATH, postgres://…, nats://… or off [default: tasks.db in the
+        /// data directory]
+        #[arg(long, value_name = "URL", env = "MAITRED_STORE", hide_env_values = true)]
+        store: Option<String>,
         /// Shed load so that requests wait about this long, such as 20ms
         #[arg(long, value_name = "SPAN")]
         aim: Option<config::Lasting>,
@@ -93,6 +103,22 @@ enum Sub {
     Services(remote::Target),
     /// List workers
     Workers(remote::Target),
+    /// Put a task into its queue
+    Enqueue(taskline::Enqueue),
+    /// Look at tasks, and steer them
+    Tasks {
+        #[command(subcommand)]
+        order: taskline::Tasks,
+    },
+    /// List task types; pause and resume them
+    Queues(taskline::Queues),
+    /// List schedules; make and remove them
+    Schedules(taskline::Schedules),
+    /// Check, copy and restore a store
+    Store {
+        #[command(subcommand)]
+        order: taskline::Store,
+    },
     /// Let a broker finish what it holds, then stop
     Drain(remote::Target),
     /// Make a broker read its configuration file again
@@ -203,8 +229,9 @@ fn main() -> ExitCode {
 
 fn run(command: Sub) -> Result<(), Failure> {
     match command {
-        Sub::Serve { config, mdp, http, data, aim, give_up, log_format } => {
-            serve::run(config, config::Overrides { mdp, http, log_format, aim, give_up }, data)
+        Sub::Serve { config, mdp, http, data, store, aim, give_up, log_format } => {
+            let overrides = config::Overrides { mdp, http, store, log_format, aim, give_up };
+            serve::run(config, overrides, data)
         }
         Sub::Call(args) => call::run(&args),
         Sub::Work(args) => work::run(args),
@@ -218,6 +245,11 @@ fn run(command: Sub) -> Result<(), Failure> {
         }
         Sub::Services(target) => remote::services(&target),
         Sub::Workers(target) => remote::workers(&target),
+        Sub::Enqueue(args) => taskline::enqueue(&args),
+        Sub::Tasks { order } => taskline::tasks(order),
+        Sub::Queues(args) => taskline::queues(&args),
+        Sub::Schedules(args) => taskline::schedules(&args),
+        Sub::Store { order } => taskline::store(order),
         Sub::Drain(target) => remote::drain(&target),
         Sub::Reload(target) => remote::reload(&target),
         Sub::Bench(options) => bench::run(&options),

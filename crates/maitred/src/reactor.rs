@@ -17,13 +17,14 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{ConnId, Time};
+use engine::{ConnId, Rights, Time};
 use mio::{Events, Interest, Poll, Token};
-use sessions::{Call, CloseReason, Dialect, Note, Outcome, Shard, Want};
+use sessions::{Call, CloseReason, Dialect, Errand, Note, Outcome, Shard, Want};
 use tokio::sync::oneshot;
 
 use crate::handshakes::Handshakes;
 use crate::inbox::{Command, Detail, Inbox};
+use crate::tasks::{Answered, Denial, Desk};
 use crate::transport::{Listener, Stream};
 use crate::view::{self, Clock, Snapshot, Traffic};
 
@@ -74,6 +75,14 @@ pub(crate) struct Reactor {
     /// Connections to read in this turn or the next.
     ready: VecDeque<ConnId>,
     buffer: Box<[u8]>,
+    /// Who takes the errands to the task store, if there is one.
+    desk: Option<Arc<Desk>>,
+    /// Why there is none.
+    no_desk: String,
+    /// Errands that are not answered yet.
+    errands: usize,
+    /// Why the broker must not go on.
+    stop: Option<String>,
     calls: HashMap<ConnId, (u64, oneshot::Sender<Outcome>)>,
     call_by_ticket: HashMap<u64, ConnId>,
     traffic: Traffic,
@@ -91,6 +100,7 @@ struct Scratch {
     ids: Vec<ConnId>,
     outcomes: Vec<(ConnId, Outcome)>,
     commands: Vec<Command>,
+    errands: Vec<Errand>,
 }
 
 impl Reactor {
@@ -126,6 +136,10 @@ impl Reactor {
             sockets: Vec::new(),
             ready: VecDeque::new(),
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            desk: None,
+            no_desk: String::new(),
+            errands: 0,
+            stop: None,
             calls: HashMap::new(),
             call_by_ticket: HashMap::new(),
             traffic: Traffic::default(),
@@ -140,6 +154,14 @@ impl Reactor {
     /// How other threads reach the reactor.
     pub(crate) fn inbox(&self) -> Arc<Inbox> {
         self.inbox.clone()
+    }
+
+    /// Errands go to this desk, or are refused for this reason.
+    pub(crate) fn set_desk(&mut self, desk: Result<Arc<Desk>, String>) {
+        match desk {
+            Ok(desk) => self.desk = Some(desk),
+            Err(reason) => self.no_desk = reason,
+        }
     }
 
     /// Runs until the broker was drained.
@@ -174,7 +196,8 @@ impl Reactor {
             self.settle(now);
             self.log();
             spin = count == 1 && waited < 4 * SPIN;
-            if self.drained || self.drain_until.is_some_and(|until| until <= Instant::now()) {
+            let is_over = self.drain_until.is_some_and(|until| until <= Instant::now());
+            if is_over || self.drained && self.errands == 0 || self.stop.is_some() {
                 return self.say_goodbye();
             }
         }
@@ -350,6 +373,7 @@ impl Reactor {
     /// gives its requests to others, which then have something to be flushed.
     fn settle(&mut self, now: Time) {
         loop {
+            self.send_errands();
             self.flush_touched(now);
             self.close_closing(now);
             self.hand_out_outcomes(now);
@@ -362,6 +386,42 @@ impl Reactor {
             && let Some(handshakes) = &mut self.handshakes
         {
             handshakes.feed(|| self.shard.take_work());
+        }
+    }
+
+    /// What this turn brought for the task store leaves as one batch.
+    fn send_errands(&mut self) {
+        let mut errands = std::mem::take(&mut self.scratch.errands);
+        self.shard.take_errands(&mut errands);
+        if errands.is_empty() {
+            self.scratch.errands = errands;
+            return;
+        }
+        self.errands += errands.len();
+        let engine = self.shard.engine();
+        match &self.desk {
+            Some(desk) => desk.take_errands(errands, |id| engine.rights(id).cloned()),
+            None => {
+                let denial = Denial::new("no_store", self.no_desk.as_str());
+                let answers = errands.into_iter().map(|errand| {
+                    let Errand { from, .. } = errand;
+                    Answered::denied(from, &denial)
+                });
+                // Answered in the next turn, as if there were a store.
+                let sent = self.inbox.send(Command::Answers(answers.collect()));
+                debug_assert!(sent.is_ok(), "the bell is the reactor's own");
+            }
+        }
+    }
+
+    fn answer(&mut self, now: Time, answers: Vec<Answered>) {
+        for Answered { to, body, leases } in answers {
+            self.errands -= 1;
+            if !self.shard.answer(now, &to, body)
+                && let Some(desk) = &self.desk
+            {
+                desk.give_back(leases);
+            }
         }
     }
 
@@ -482,6 +542,16 @@ impl Reactor {
                 let rights = engine.principal(&who).and_then(|id| engine.rights(id));
                 let _ = answer.send(rights.is_some_and(|rights| rights.administer));
             }
+            Command::Rights { who, answer } => {
+                let engine = self.shard.engine();
+                let rights = engine.principal(&who).and_then(|id| engine.rights(id)).cloned();
+                let _ = answer.send(rights.unwrap_or_else(Rights::none));
+            }
+            Command::IsStaffed { service, answer } => {
+                let _ = answer.send(self.shard.engine().workers_of(&service) > 0);
+            }
+            Command::Answers(answers) => self.answer(now, answers),
+            Command::Stop { reason } => self.stop = Some(reason),
             Command::Worked { id, worked } => {
                 if let Some(handshakes) = &mut self.handshakes {
                     handshakes.came_back();
@@ -506,6 +576,9 @@ impl Reactor {
         }
         self.listeners.clear();
         self.drain_until = Some(Instant::now() + self.drain_timeout);
+        if let Some(desk) = &self.desk {
+            desk.drain();
+        }
         self.shard.drain(now);
     }
 
@@ -526,13 +599,18 @@ impl Reactor {
     fn log(&mut self) {
         for note in std::mem::take(self.shard.notes()) {
             match note {
-                Note::WorkerJoined(id, remote, service, concurrency) => tracing::info!(
-                    conn = ?id,
-                    remote = %Remote(remote),
-                    service = view::show(&service),
-                    concurrency,
-                    "worker joined"
-                ),
+                Note::WorkerJoined(id, remote, service, concurrency) => {
+                    if let Some(desk) = &self.desk {
+                        desk.worker_joined(&service);
+                    }
+                    tracing::info!(
+                        conn = ?id,
+                        remote = %Remote(remote),
+                        service = view::show(&service),
+                        concurrency,
+                        "worker joined"
+                    );
+                }
                 Note::WorkerLeft(id) => tracing::info!(conn = ?id, "worker left"),
                 Note::WorkerExpired(id) => {
                     tracing::warn!(conn = ?id, "worker given up: silent while idle");
@@ -624,8 +702,13 @@ impl Reactor {
         self.shard.shut_down(now);
         self.close_closing(now);
         self.log();
-        tracing::info!("stopped");
-        Ok(())
+        match self.stop {
+            Some(reason) => Err(io::Error::other(reason)),
+            None => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+        }
     }
 
     fn unsent(&mut self) -> bool {

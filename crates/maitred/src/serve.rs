@@ -14,10 +14,12 @@ use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
-use crate::config::{Endpoint, LogFormat, Mechanism, Overrides, Settings};
+use crate::calls::Calls;
+use crate::config::{Endpoint, LogFormat, Mechanism, Overrides, Settings, Tasks};
 use crate::http::{self, House};
 use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
+use crate::tasks::{Desk, Opened, StoreUrl, Unopened, open_store};
 use crate::transport::{self, Place};
 use crate::view::Clock;
 
@@ -53,6 +55,9 @@ impl Source {
         if new.tokens != old.tokens {
             needs_restart.push("principals.token_file");
         }
+        if new.tasks != old.tasks {
+            needs_restart.push("store");
+        }
         if new.http != old.http || new.http_token != old.http_token {
             needs_restart.push("http");
         }
@@ -72,9 +77,15 @@ pub(crate) fn run(
     let settings = Settings::load(path.as_deref(), &overrides)
         .map_err(|error| Failure::config(error.to_string()))?;
     let _log = start_log(&settings);
-    let _lock = data.map(lock_data).transpose()?;
+    let _lock = data.clone().map(lock_data).transpose()?;
     raise_file_limit(settings.shard.limits.connections);
-    let broker = Broker::bind(settings, path, overrides)?;
+    let opened = open_tasks(&settings, data)?;
+    let found = match &opened {
+        Ok(opened) => opened.found.clone(),
+        Err(why) => format!("store none: {why}"),
+    };
+    let broker = Broker::bind(settings, path, overrides, opened)?;
+    println!("{found}");
     for line in broker.addresses() {
         println!("{line}");
     }
@@ -87,8 +98,40 @@ pub(crate) fn run(
     broker.run()
 }
 
+/// Where data is kept if nobody says.
+const DATA: &str = "maitred-data";
+
+/// Opens the store that was asked for. Without one, a file in the data directory; if that is not to
+/// be had and nobody named it, there are no tasks, and this says why.
+fn open_tasks(
+    settings: &Settings,
+    data: Option<PathBuf>,
+) -> Result<Result<Opened, String>, Failure> {
+    let Tasks { url, options, .. } = &settings.tasks;
+    let named = url.is_some() || data.is_some();
+    let usual = || StoreUrl::Sqlite(data.unwrap_or(DATA.into()).join("tasks.db"));
+    let url = url.clone().unwrap_or_else(usual);
+    match open_store(&url, *options) {
+        Ok(Some(opened)) => {
+            tracing::info!("{}", opened.found);
+            Ok(Ok(opened))
+        }
+        Ok(None) => Ok(Err("no store is configured: start with --store sqlite:PATH".into())),
+        Err(Unopened { message, no_place }) if no_place && !named => {
+            let message = format!("{message}; name another with --store sqlite:PATH, or off");
+            tracing::warn!(message, "there are no tasks");
+            Ok(Err(message))
+        }
+        Err(Unopened { message, .. }) => Err(Failure::new(message)),
+    }
+}
+
 /// A bound broker.
 pub(crate) struct Broker {
+    desk: Option<Arc<Desk>>,
+    calls: Arc<Calls>,
+    /// Why there is no desk.
+    no_desk: String,
     reactor: Reactor,
     inbox: Arc<Inbox>,
     source: Arc<Source>,
@@ -107,7 +150,11 @@ impl Broker {
         settings: Settings,
         path: Option<PathBuf>,
         overrides: Overrides,
+        opened: Result<Opened, String>,
     ) -> Result<Broker, Failure> {
+        let mut settings = settings;
+        // Without a store, peers may serve these names themselves.
+        settings.shard.titanic = settings.tasks.plan.titanic && opened.is_ok();
         let mut listeners = Vec::new();
         let mut mdp = Vec::new();
         let guards = |mechanism| settings.insecure || mechanism == Mechanism::Curve;
@@ -138,7 +185,7 @@ impl Broker {
         let clock = Clock::start();
         let seed = (fastrand::u64(..), fastrand::u64(..));
         let shard = Shard::new(settings.shard.clone(), seed, 0, 1, clock.now());
-        let reactor = Reactor::new(shard, clock, listeners, settings.drain_timeout)
+        let mut reactor = Reactor::new(shard, clock, listeners, settings.drain_timeout)
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let inbox = reactor.inbox();
         let source = Arc::new(Source { path, overrides, started: settings });
@@ -147,9 +194,29 @@ impl Broker {
             .enable_all()
             .build()
             .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
+        let calls = Arc::new(Calls::new(inbox.clone()));
+        let plan = source.started.tasks.plan;
+        let desk = opened.map(|opened| {
+            Desk::open(opened, inbox.clone(), calls.clone(), runtime.handle().clone(), plan)
+        });
+        let no_desk = desk.as_ref().err().cloned().unwrap_or_default();
+        reactor.set_desk(desk.clone());
+        let desk = desk.ok();
         let signals = hear_signals(&runtime)
             .map_err(|error| Failure::new(format!("cannot listen to signals: {error}")))?;
-        Ok(Broker { reactor, inbox, source, http, mdp, ppp, runtime, signals })
+        Ok(Broker {
+            desk,
+            calls,
+            no_desk,
+            reactor,
+            inbox,
+            source,
+            http,
+            mdp,
+            ppp,
+            runtime,
+            signals,
+        })
     }
 
     /// Where Majordomo clients and workers connect.
@@ -187,15 +254,23 @@ impl Broker {
         }
         if let Some((_, address)) = &self.http {
             hints.push(format!("     curl -d hello http://{address}/v1/services/upper"));
+            if self.desk.is_some() {
+                hints.push(format!("     curl -d hello http://{address}/v1/tasks/upper"));
+            }
         }
         hints
     }
 
     /// Serves until drained.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let Broker { reactor, inbox, source, http, mdp: _, ppp: _, runtime, signals } = self;
+        let Broker { desk, calls, no_desk, reactor, inbox, source, http, runtime, signals, .. } =
+            self;
+        if let Some(desk) = &desk {
+            runtime.spawn(desk.clone().drive());
+        }
         runtime.spawn(obey_signals(signals, inbox.clone(), source.clone()));
-        if let Some((listener, address)) = http {
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let http = if let Some((listener, address)) = http {
             let settings = &source.started;
             let reload = {
                 let source = source.clone();
@@ -205,6 +280,8 @@ impl Broker {
                 settings.shard.zmtp.message_bytes_max.min(settings.shard.zmtp.frame_bytes_max);
             let house = House::new(
                 inbox,
+                calls,
+                desk.clone().ok_or(no_desk),
                 settings.http_token.clone(),
                 settings.tokens.clone(),
                 address,
@@ -212,24 +289,41 @@ impl Broker {
                 usize::try_from(body_max).unwrap_or(usize::MAX),
                 reload,
             );
-            runtime.spawn(serve_http(listener, Arc::new(house)));
-        }
+            Some(runtime.spawn(serve_http(listener, Arc::new(house), stopped)))
+        } else {
+            None
+        };
         let reactor = std::thread::Builder::new()
             .name("reactor".into())
             .spawn(move || reactor.run())
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let ended = reactor.join().map_err(|_| Failure::new("the reactor panicked"))?;
-        // Replies that HTTP is still writing get a moment.
-        runtime.shutdown_timeout(Duration::from_millis(200));
+        if let Some(http) = http {
+            // Replies that HTTP is still writing get a moment; there is nobody to hear of it.
+            let _ = stop.send(());
+            let _ = runtime.block_on(async { tokio::time::timeout(GOODBYE, http).await });
+        }
+        runtime.shutdown_timeout(GOODBYE);
+        if let Some(desk) = desk {
+            desk.close();
+        }
         ended.map_err(|error| Failure::new(format!("the reactor failed: {error}")))
     }
 }
 
-async fn serve_http(listener: std::net::TcpListener, house: Arc<House>) {
+/// What HTTP may take to end.
+const GOODBYE: Duration = Duration::from_millis(200);
+
+async fn serve_http(
+    listener: std::net::TcpListener,
+    house: Arc<House>,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+) {
     let served = async {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        axum::serve(listener, http::routes(house)).await
+        let stopped = async { drop(stopped.await) };
+        axum::serve(listener, http::routes(house)).with_graceful_shutdown(stopped).await
     };
     if let Err(error) = served.await {
         tracing::error!(%error, "HTTP stopped");

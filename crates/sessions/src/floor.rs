@@ -13,7 +13,9 @@ use engine::{
 };
 use zmtp::put_frame;
 
+use crate::LARGE_BODY;
 use crate::config::{ShardConfig, Speaks};
+use crate::errand::Errand;
 use crate::mdp::{Mmi, REFUSED, Tag};
 use crate::meet;
 use crate::shard::Counters;
@@ -275,6 +277,7 @@ pub(crate) struct Floor {
     pub(crate) outcomes: Vec<(ConnId, Outcome)>,
     pub(crate) cross: Vec<(u8, Cross)>,
     pub(crate) notes: Vec<Note>,
+    pub(crate) errands: Vec<Errand>,
     /// The last term of each worker of another shard.
     pub(crate) terms: BTreeMap<ConnId, u32>,
     /// Connections of other shards that an event was just refused room for.
@@ -301,6 +304,7 @@ impl Floor {
             outcomes: Vec::new(),
             cross: Vec::new(),
             notes: Vec::new(),
+            errands: Vec::new(),
             terms: BTreeMap::new(),
             paused_afar: Vec::new(),
             resumed_afar: VecDeque::new(),
@@ -605,15 +609,33 @@ impl Floor {
         for (i, frame) in frames.iter().enumerate() {
             put_frame(&mut body, i + 1 < frames.len(), frame);
         }
+        self.answer_raw(to, tag, envelope, service, body);
+    }
+
+    /// The same with a body that is written already. Whether anybody took it.
+    pub(crate) fn answer_raw(
+        &mut self,
+        to: ConnId,
+        tag: Tag,
+        envelope: &[u8],
+        service: &[u8],
+        body: Vec<u8>,
+    ) -> bool {
         let now = self.now;
         if self.local(to).is_some() {
             self.outcomes.push((to, Outcome::Reply(body)));
-        } else if let Some(wire) = self.touch(to) {
-            wire.ended(now);
-            Asker::Mdp(tag).put_reply_head(wire.outbox.small(), envelope, service, true);
-            wire.outbox.small().extend_from_slice(&body);
-            self.check_outbox(to);
+            return true;
         }
+        let Some(wire) = self.touch(to) else { return false };
+        wire.ended(now);
+        Asker::Mdp(tag).put_reply_head(wire.outbox.small(), envelope, service, true);
+        if body.len() < LARGE_BODY {
+            wire.outbox.small().extend_from_slice(&body);
+        } else {
+            wire.outbox.push_blob(&Blob::Shared(body.into()));
+        }
+        self.check_outbox(to);
+        true
     }
 
     fn on_deliver(&mut self, to: ConnId, request: RequestId, payload: &Bytes, body_at: u32) {

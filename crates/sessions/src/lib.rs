@@ -41,6 +41,8 @@ mod strikes;
 
 mod door;
 
+mod errand;
+
 mod config;
 
 #[cfg(test)]
@@ -48,6 +50,7 @@ mod tests;
 
 pub use config::{Dialect, Limits, Pair, ShardConfig, Speaks};
 pub use door::Credentials;
+pub use errand::{Errand, Sender, TASKS, TITANIC};
 pub use floor::{CloseReason, Cross, Note, Outcome};
 pub use mdp::{FAILED, REFUSED, is_reserved};
 pub use outbox::Outbox;

@@ -20,6 +20,7 @@ use zmtp::{Frames, Message, Step, Work};
 use crate::LARGE_BODY;
 use crate::config::{Dialect, ShardConfig, Speaks};
 use crate::door::Credentials;
+use crate::errand::{self, Errand, Sender};
 use crate::floor::{CloseReason, Cross, Floor, Note, Outcome};
 use crate::mdp::{self, FAILED, Mmi, Tag, Version, Word, WorkerWord};
 use crate::meet;
@@ -328,6 +329,13 @@ impl Shard {
     pub fn call(&mut self, now: Time, call: Call) -> ConnId {
         let id = self.floor.insert_local();
         let tag = Tag { version: Version::V02, service_frame: true, mmi: None };
+        if errand::is_errand(&call.service, self.floor.config.titanic) {
+            let envelope = Bytes::new();
+            let from = Sender { conn: id, tag, envelope, service: call.service };
+            let Call { principal, body, .. } = call;
+            self.floor.errands.push(Errand { from, principal, body });
+            return id;
+        }
         if mdp::is_reserved(&call.service) {
             let frames = zmtp::raw_frames(&call.body).map(|(_, frame)| frame);
             let frames: Vec<&[u8]> = frames.take(meet::FRAMES_MAX).collect();
@@ -371,7 +379,8 @@ impl Shard {
         self.floor.now = now;
         self.engine.step(now, Event::Configure(Box::new(config.engine.clone())), &mut self.floor);
         self.replace_credentials(config.credentials.clone());
-        self.floor.config = config;
+        let titanic = self.floor.config.titanic;
+        self.floor.config = ShardConfig { titanic, ..config };
         self.settle(now);
     }
 
@@ -468,6 +477,20 @@ impl Shard {
     /// What became of local calls.
     pub fn take_outcomes(&mut self, into: &mut Vec<(ConnId, Outcome)>) {
         into.append(&mut self.floor.outcomes);
+    }
+
+    /// Requests to services that live with the shell; each is to be answered once.
+    pub fn take_errands(&mut self, into: &mut Vec<Errand>) {
+        into.append(&mut self.floor.errands);
+    }
+
+    /// The answer to an errand: the frames of its body as they stand on a ZMTP wire. `false` if
+    /// whoever sent it is gone.
+    pub fn answer(&mut self, now: Time, to: &Sender, body: Vec<u8>) -> bool {
+        self.floor.now = now;
+        let taken = self.floor.answer_raw(to.conn, to.tag, &to.envelope, &to.service, body);
+        self.settle(now);
+        taken
     }
 
     /// What is worth a log line.
@@ -768,10 +791,15 @@ impl Shard {
             self.floor.garbage(id, "a service name that is empty or too long");
             return true;
         }
+        let titanic = self.floor.config.titanic;
         let Some(wire) = self.floor.wire(id) else { return true };
         let service_frame = version == Version::V01 || wire.dialect.mdp02_service_frame;
         let tag = Tag { version, service_frame, mmi: None };
         let stack = message.raw_between(0, header);
+        if errand::is_errand(service, titanic) {
+            self.on_errand(id, message, whole, tag, stack, service, body);
+            return true;
+        }
         if mdp::is_reserved(service) {
             wire.in_flight += 1;
             let principal = wire.principal;
@@ -781,6 +809,30 @@ impl Shard {
             return true;
         }
         self.take_request(now, id, message, whole, Asker::Mdp(tag), header, service, body)
+    }
+
+    /// A request to a service that lives with the shell.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one word, taken apart once")]
+    fn on_errand(
+        &mut self,
+        id: ConnId,
+        message: &Message<'_>,
+        whole: Option<&Bytes>,
+        tag: Tag,
+        stack: &[u8],
+        service: &[u8],
+        body: usize,
+    ) {
+        let Some(wire) = self.floor.wire(id) else { return };
+        wire.in_flight += 1;
+        let principal = wire.principal;
+        let body = match whole {
+            Some(whole) => whole.slice(message.raw_from_offset(body)..),
+            None => Bytes::copy_from_slice(message.raw_from(body)),
+        };
+        let (envelope, service) = (Bytes::copy_from_slice(stack), Bytes::copy_from_slice(service));
+        let from = Sender { conn: id, tag, envelope, service };
+        self.floor.errands.push(Errand { from, principal, body });
     }
 
     /// Gives a request to the engine: the return stack is frames `..stack`, the body `body..`.
@@ -880,7 +932,11 @@ impl Shard {
         tag: Tag,
         envelope: &[u8],
     ) {
+        let is_own = errand::is_errand(name, self.floor.config.titanic);
         let mmi = match service {
+            b"mmi.service" if is_own => {
+                return self.floor.answer(id, tag, envelope, service, &[b"200"]);
+            }
             b"mmi.service" => Mmi::Service,
             b"mmi.workers" => Mmi::Workers,
             b"mmi.heartbeat" => {
@@ -976,7 +1032,7 @@ impl Shard {
     }
 
     fn on_ready(&mut self, now: Time, id: ConnId, service: &[u8], concurrency: u32) {
-        if mdp::is_reserved(service) {
+        if mdp::is_reserved(service) || errand::is_errand(service, self.floor.config.titanic) {
             return self.floor.dismiss(now, id, "a reserved service name");
         }
         if service.is_empty() || service.len() > self.floor.config.limits.name_bytes {

@@ -18,6 +18,7 @@
 //! | `close c1` | the peer goes away |
 //! | `stall c1`, `sip c1`, `read c1` | the peer stops reading, reads ten octets, reads again |
 //! | `call l1 echo "body" … `, `hang l1` | calls from inside |
+//! | `answer e1 "frame" …` | the shell's answer to the first errand |
 //! | `configure key=n …`, `drain`, `shutdown` | |
 //! | `hold`, `let go` | what crosses between shards waits, or does no longer |
 //! | `show` | counters and connections |
@@ -32,7 +33,7 @@ use std::vec::Vec;
 
 use super::house::{House, Seen};
 use super::peer::{Heard, command, message, show};
-use crate::{Dialect, Note, Outcome, Pair, ShardConfig, Speaks, home_of};
+use crate::{Dialect, Errand, Note, Outcome, Pair, Sender, ShardConfig, Speaks, home_of};
 use bytes::Bytes;
 use engine::{ConnId, MatchRules, RegulatorRules, SideRules, Span, Time};
 use matching::ValveConfig;
@@ -117,6 +118,8 @@ struct Story {
     ids: BTreeMap<String, ConnId>,
     /// Tokens in the order they were first seen.
     tokens: Vec<Vec<u8>>,
+    /// In the order in which they came.
+    errands: Vec<Sender>,
 }
 
 impl Story {
@@ -129,6 +132,7 @@ impl Story {
             lines: Vec::new(),
             ids: BTreeMap::new(),
             tokens: Vec::new(),
+            errands: Vec::new(),
         }
     }
 
@@ -147,6 +151,7 @@ impl Story {
                 let shards = set_all(&mut self.config, keys);
                 self.house = House::new(&self.config, shards, self.piece);
                 self.tokens.clear();
+                self.errands.clear();
                 self.ids.clear();
             }
             ["configure", ref keys @ ..] => {
@@ -186,6 +191,7 @@ impl Story {
                 self.house.shard(id).hang_up(now, id);
                 self.house.turn();
             }
+            ["answer", errand, ref frames @ ..] => self.answer(errand, frames),
             ["drain"] => {
                 let now = self.house.now;
                 self.house.shards.iter_mut().for_each(|shard| shard.drain(now));
@@ -293,6 +299,31 @@ impl Story {
             };
             self.lines.push(format!("{prefix}{line}"));
         }
+        self.tell_errands(prefix);
+    }
+
+    fn answer(&mut self, errand: &str, frames: &[&str]) {
+        let frames: Vec<Vec<u8>> = frames.iter().map(|frame| self.frame(frame)).collect();
+        let to = self.errands[number(&errand[1..]) as usize - 1].clone();
+        let now = self.house.now;
+        if !self.house.shard(to.conn).answer(now, &to, message(&frames)) {
+            self.lines.push(format!("nobody takes {errand}"));
+        }
+        self.house.turn();
+    }
+
+    /// What the shell is asked to do.
+    fn tell_errands(&mut self, prefix: &str) {
+        let mut errands = Vec::new();
+        self.house.shards.iter_mut().for_each(|shard| shard.take_errands(&mut errands));
+        for Errand { from, principal: _, body } in errands {
+            let frames = zmtp::raw_frames(&body).map(|(_, frame)| format!(" {}", show(frame)));
+            let frames: String = frames.collect();
+            let (name, service) = (self.name(from.conn), show(&from.service));
+            let number = self.errands.len() + 1;
+            self.lines.push(format!("{prefix}errand e{number} of {name}: {service}{frames}"));
+            self.errands.push(from);
+        }
     }
 
     fn note(&self, note: &Note) -> String {
@@ -398,6 +429,7 @@ fn set_all(config: &mut ShardConfig, keys: &[&str]) -> u8 {
         let service = &mut config.engine.defaults;
         match key {
             "shards" => shards = value as u8,
+            "titanic" => config.titanic = value != 0,
             "connections" => config.limits.connections = value as usize,
             "out_bytes" => config.limits.out_bytes = value as usize,
             "handshake" => config.limits.handshake = Span::from_millis(value),
