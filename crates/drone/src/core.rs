@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use matching::{Span, Time};
 use slotmap::{SlotMap, new_key_type};
-use store::{Lease, Outcome, Token};
+use store::{Lease, Outcome, Token, limits};
 
 use crate::plan::{Plan, PoolPlan, Verdict};
 
@@ -21,7 +21,7 @@ mod pool;
 mod view;
 mod words;
 
-use pool::{Pool, size_valve};
+use pool::{Pool, rate_valve, size_valve};
 pub use view::{PoolView, WorkerState, WorkerView};
 pub use words::{Counts, Effect, Job, Report};
 
@@ -47,6 +47,8 @@ struct Held {
 #[derive(Debug)]
 struct Worker {
     pool: PoolId,
+    /// Of its pool, when it was started: an older one does its work as it was told before.
+    generation: u32,
     state: At,
 }
 
@@ -204,7 +206,7 @@ impl Core {
         let pool = worker.pool;
         worker.state = At::Idle(now);
         let state = &mut self.pools[pool];
-        if alive && state.valve.size() > state.plan.max {
+        if alive && (state.valve.size() > state.plan.max || worker.generation < state.generation) {
             state.valve.release(now, None);
             self.stop(slot, out);
         } else if alive {
@@ -227,7 +229,7 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let Pool { counts, plan, .. } = &mut self.pools[pool];
-        let outcome = match report {
+        let outcome = match bounded(report) {
             Report::Done(result) => {
                 counts.done += 1;
                 match plan.then.clone() {
@@ -462,7 +464,8 @@ impl Core {
             state.valve.admit(now);
             state.starting += 1;
             state.counts.started += 1;
-            let slot = self.workers.insert(Worker { pool, state: At::Starting });
+            let generation = state.generation;
+            let slot = self.workers.insert(Worker { pool, generation, state: At::Starting });
             out.push(Effect::Start { slot, pool, after: state.plan.restart.wait(state.streak) });
         }
     }
@@ -500,6 +503,7 @@ impl Core {
             || state.paused
             || state.resting.is_some()
             || state.plan.is_local()
+            || state.plan.max == 0
             || self.mode == Mode::Draining
         {
             return;
@@ -612,10 +616,58 @@ impl Core {
         if max == 0 || min > max {
             return Err(format!("{min}..{max}: at least 1, and min not above max"));
         }
+        let mut plan = self.pools[pool].plan.clone();
+        (plan.min, plan.max) = (min, max);
+        self.set_plan(now, pool, plan, out);
+        Ok(())
+    }
+
+    /// Goes by another plan from here on. Workers that do a type's tasks in another way now are
+    /// replaced as they become idle; a type that is gone gives its tasks back.
+    pub fn reconfigure(&mut self, now: Time, plan: &Plan, out: &mut Vec<Effect>) {
+        (self.lease, self.poll) = (plan.lease, plan.poll);
+        for pool in 0..self.pools.len() {
+            let task_type = &self.pools[pool].plan.task_type;
+            match plan.pools.iter().find(|new| new.task_type == *task_type) {
+                Some(new) => self.set_plan(now, pool, new.clone(), out),
+                None => {
+                    let gone = PoolPlan { min: 0, max: 0, ..self.pools[pool].plan.clone() };
+                    self.give_back(pool, "this drone no longer does its type", out);
+                    self.set_plan(now, pool, gone, out);
+                }
+            }
+        }
+        for new in &plan.pools {
+            if !self.by_type.contains_key(&new.task_type) {
+                self.add_pool(new.clone(), now);
+                self.fill(now, self.pools.len() - 1, out);
+                self.fetch(self.pools.len() - 1, out);
+            }
+        }
+    }
+
+    /// What a pool goes by.
+    #[must_use]
+    pub fn plan(&self, pool: PoolId) -> &PoolPlan {
+        &self.pools[pool].plan
+    }
+
+    fn set_plan(&mut self, now: Time, pool: PoolId, plan: PoolPlan, out: &mut Vec<Effect>) {
         let state = &mut self.pools[pool];
-        (state.plan.min, state.plan.max) = (min, max);
+        let max = plan.max;
+        let old = std::mem::replace(&mut state.plan, plan);
+        let differs = (&old.work, old.limits, old.grace)
+            != (&state.plan.work, state.plan.limits, state.plan.grace)
+            || (old.time_limit, old.silence_limit)
+                != (state.plan.time_limit, state.plan.silence_limit);
+        if old.rate != state.plan.rate {
+            state.rate = rate_valve(&state.plan, now);
+        }
+        state.generation += u32::from(differs);
+        state.hungry |= max > 0;
         state.valve.reconfigure(now, size_valve(&state.plan));
-        let extra = state.valve.size().saturating_sub(max).min(state.idle.len());
+        let extra = if differs { usize::MAX } else { state.valve.size().saturating_sub(max) };
+        let extra = extra.min(state.idle.len());
         let stopped: Vec<Slot> = state.idle.drain(..extra).collect();
         for slot in stopped {
             self.pools[pool].valve.release(now, None);
@@ -623,7 +675,6 @@ impl Core {
         }
         self.fill(now, pool, out);
         self.pump(now, pool, out);
-        Ok(())
     }
 }
 
@@ -639,6 +690,26 @@ impl crate::plan::Restart {
 
 fn third(span: Span) -> Span {
     Span::from_nanos(span.as_nanos() / 3)
+}
+
+/// What the global queue would refuse to take becomes something that it takes.
+fn bounded(report: Report) -> Report {
+    let cut = |mut error: String| {
+        error.truncate(error.floor_char_boundary(limits::ERROR));
+        error
+    };
+    match report {
+        Report::Done(result) if result.len() > limits::PAYLOAD => {
+            let error = format!("its result is larger than {} octets", limits::PAYLOAD);
+            Report::Failed { error, for_good: true, retry_after: None }
+        }
+        Report::Failed { error, for_good, retry_after } => {
+            Report::Failed { error: cut(error), for_good, retry_after }
+        }
+        Report::TimedOut(error) => Report::TimedOut(cut(error)),
+        Report::Lost(error) => Report::Lost(cut(error)),
+        report @ (Report::Done(_) | Report::Next { .. }) => report,
+    }
 }
 
 fn outcome(verdict: Verdict, error: String, retry_after_ms: Option<u64>) -> Outcome {

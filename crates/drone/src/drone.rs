@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use matching::{Span, Time};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use store::{
     Claim, Error, Extend, Extended, Lease, Notice, Refusal, Release, Settle, Settled, Token,
 };
@@ -18,7 +18,7 @@ use crate::core::{Core, Effect, Job, PoolView, Report, Slot};
 use crate::global::Global;
 use crate::hand_in::HandIn;
 use crate::journal::{Journal, Left};
-use crate::plan::{Plan, PoolPlan};
+use crate::plan::Plan;
 use crate::worker::{self, Call, Handlers, Kit, Order, Said};
 
 /// Everything a drone needs.
@@ -84,7 +84,7 @@ pub enum Ended {
 }
 
 /// What is to be seen of a drone.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Status {
     /// What it calls itself.
     pub alias: String,
@@ -120,6 +120,7 @@ enum Input {
     Status(oneshot::Sender<Status>),
     Pause(String, bool, oneshot::Sender<bool>),
     Scale(String, usize, usize, oneshot::Sender<Result<(), String>>),
+    Reload(Plan, oneshot::Sender<()>),
     Drain(Duration),
 }
 
@@ -182,6 +183,19 @@ impl Control {
         answer.await.unwrap_or_else(|_| gone())
     }
 
+    /// Goes by another plan from here on; the alias stays. Workers that do a type's tasks in
+    /// another way now are replaced as they become idle.
+    ///
+    /// # Errors
+    /// If the plan cannot be carried out, or the drone has ended: nothing changed.
+    pub async fn reload(&self, plan: Plan) -> Result<(), String> {
+        plan.validate().map_err(|bad| bad.to_string())?;
+        let (sender, answer) = oneshot::channel();
+        let gone = || "the drone has ended".to_owned();
+        self.0.send(Input::Reload(plan, sender)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
     /// Claims no more, finishes what is begun, gives back the rest, and ends; after `grace` what
     /// still runs is cut short and given back too.
     pub fn drain(&self, grace: Duration) {
@@ -192,7 +206,6 @@ impl Control {
 
 struct House {
     plan: Plan,
-    pools: Vec<Arc<PoolPlan>>,
     core: Core,
     global: Arc<dyn Global>,
     journal: Journal,
@@ -215,7 +228,6 @@ impl House {
     fn new(setup: Setup, inputs: mpsc::UnboundedSender<Input>) -> House {
         let Setup { plan, global, journal, left, kit } = setup;
         House {
-            pools: plan.pools.iter().cloned().map(Arc::new).collect(),
             core: Core::new(&plan, Time::default()),
             global,
             journal,
@@ -344,6 +356,11 @@ impl House {
             Input::Scale(task_type, min, max, answer) => {
                 drop(answer.send(self.core.scale(now, &task_type, min, max, out)));
             }
+            Input::Reload(plan, answer) => {
+                self.core.reconfigure(now, &plan, out);
+                self.plan = Plan { alias: self.plan.alias.clone(), ..plan };
+                let _ = answer.send(());
+            }
             Input::Drain(grace) => {
                 let until = Instant::now() + grace;
                 self.draining = Some(self.draining.map_or(until, |old| old.min(until)));
@@ -460,7 +477,7 @@ impl House {
                 }
                 Effect::Forget(token) => self.journal.gone(token),
                 Effect::GaveUp { pool, rest, error } => {
-                    let task_type = &self.plan.pools[pool].task_type;
+                    let task_type = &self.core.plan(pool).task_type;
                     tracing::error!(
                         task_type,
                         %rest,
@@ -488,7 +505,7 @@ impl House {
 
     fn claim(&self, pool: usize, limit: usize) {
         let claim = Claim {
-            types: vec![self.plan.pools[pool].task_type.clone()],
+            types: vec![self.core.plan(pool).task_type.clone()],
             limit,
             lease_ms: Some(self.plan.lease.as_millis().max(1) as u64),
             worker: self.plan.alias.clone(),
@@ -523,7 +540,7 @@ impl House {
         self.workers.insert(slot, orders);
         let inputs = self.inputs.clone();
         let say = move |said| drop(inputs.send(Input::Said(slot, said)));
-        let plan = self.pools[pool].clone();
+        let plan = Arc::new(self.core.plan(pool).clone());
         let name = format!("{}-{slot}", plan.task_type);
         tokio::spawn(worker::work(name, plan, self.kit.clone(), after.into(), inbox, say));
     }

@@ -23,5 +23,5 @@ mod worker;
 
 pub use drone::{Control, Drone, Ended, Setup, Status};
 pub use global::{Direct, Global};
-pub use journal::{Journal, Unusable};
+pub use journal::{Journal, Left, Unusable};
 pub use worker::{Handler, Handlers};

@@ -10,6 +10,8 @@ use crate::plan::PoolPlan;
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) plan: PoolPlan,
+    /// Raised when its workers are to work in another way.
+    pub(super) generation: u32,
     /// How many workers there may be; its size is how many there are.
     pub(super) valve: Valve,
     pub(super) rate: Option<Valve>,
@@ -49,6 +51,7 @@ impl Pool {
             mean: 0.0,
             counts: Counts::default(),
             plan,
+            generation: 0,
         }
     }
 
@@ -75,7 +78,7 @@ pub(super) fn size_valve(plan: &PoolPlan) -> ValveConfig {
     ValveConfig { min: plan.min, max: plan.max, rule }
 }
 
-fn rate_valve(plan: &PoolPlan, now: Time) -> Option<Valve> {
+pub(super) fn rate_valve(plan: &PoolPlan, now: Time) -> Option<Valve> {
     let (limit, interval) = plan.rate?;
     // A valve lets nobody through in its first interval, because it cannot know what happened
     // before; a drone that starts has done nothing, so it begins an interval earlier.

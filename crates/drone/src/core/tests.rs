@@ -208,7 +208,8 @@ fn outcomes_have_their_own_verdicts() {
     let late = || Report::TimedOut("late".into());
     let strict = |plan: &mut PoolPlan| plan.failed = Verdict::Reject;
     let hasty = |plan: &mut PoolPlan| plan.timed_out = Verdict::Reject;
-    let table: [(Option<fn(&mut PoolPlan)>, Report, &str); 6] = [
+    type Change = Option<fn(&mut PoolPlan)>;
+    let table: [(Change, Report, &str); 6] = [
         (None, failed(false), "failed"),
         (None, failed(true), "rejected"),
         (None, late(), "failed"),
@@ -356,6 +357,39 @@ fn scaling_starts_and_ends_workers() {
     for (task_type, min, max) in [("b", 1, 1), ("a", 2, 1), ("a", 0, 0)] {
         assert!(bench.core.scale(bench.now, task_type, min, max, &mut bench.out).is_err());
     }
+}
+
+#[test]
+fn a_new_plan_replaces_workers_as_they_become_idle() {
+    let two = |plan: &mut PoolPlan| (plan.min, plan.max) = (2, 2);
+    let mut bench = Bench::new(vec![plan("a", two), plan("b", |_| {})]);
+    bench.ready_all();
+    bench.claimed(0, 30, &[1]);
+    bench.claimed(1, 15, &[2, 3]);
+    assert_eq!(bench.said(), "keep 1, run b 1, keep 2, keep 3, run c 2");
+    // The same again changes nothing.
+    let pools = vec![plan("a", two), plan("b", |_| {})];
+    let mut new =
+        Plan { alias: "d".into(), lease: Span::from_secs(30), poll: Span::from_secs(2), pools };
+    bench.core.reconfigure(bench.now, &new, &mut bench.out);
+    assert_eq!(bench.said(), "claim 0 30, claim 1 14");
+    bench.claimed(0, 30, &[]);
+    bench.claimed(1, 14, &[]);
+    let changed = plan("a", |plan| {
+        two(plan);
+        plan.work = Work::Handler("other".into());
+    });
+    new.pools = vec![changed, plan("c", |_| {})];
+    bench.core.reconfigure(bench.now, &new, &mut bench.out);
+    // b is gone: what waits for it goes back, its worker may finish.
+    let said = "stop a, start d, claim 0 30, release 3, start e, claim 2 15";
+    assert_eq!(bench.said(), said);
+    bench.done('b', done("x"));
+    bench.done('c', done("y"));
+    assert_eq!(bench.said(), "stop b, settle 1 done x, stop c, settle 2 done y");
+    let slot = bench.slot('b');
+    bench.core.died(bench.now, slot, true, "", &mut bench.out);
+    assert_eq!(bench.said(), "start f");
 }
 
 impl Bench {

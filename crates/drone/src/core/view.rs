@@ -1,12 +1,12 @@
 //! What is to be seen of a drone.
 
 use matching::Time;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{At, Core, Counts, Slot};
 
 /// One task type.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct PoolView {
     /// Its name.
     pub task_type: String,
@@ -31,7 +31,7 @@ pub struct PoolView {
 }
 
 /// One worker.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct WorkerView {
     /// Its name here.
     pub slot: String,
@@ -44,7 +44,7 @@ pub struct WorkerView {
 }
 
 /// What a worker does.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// It is being started.

@@ -110,7 +110,7 @@ pub enum Effect {
 }
 
 /// Counts since the start.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Counts {
     /// Tasks fetched, or handed on by siblings.
     pub fetched: u64,
