@@ -74,6 +74,9 @@ fn prepare(mut words: impl Iterator<Item = OsString>) -> Result<Command> {
     Ok(command)
 }
 
+/// What `statfs` calls cgroup v2 (`CGROUP2_SUPER_MAGIC`).
+const CGROUP2: rustix::fs::FsWord = 0x6367_7270;
+
 /// A control group of one worker; removed when dropped, after the worker's end.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -89,7 +92,12 @@ impl Cgroup {
         let own = std::fs::read_to_string("/proc/self/cgroup").map_err(|e| e.to_string())?;
         let own = own.lines().find_map(|line| line.strip_prefix("0::"));
         let own = own.ok_or("this machine has no cgroup v2")?.trim_start_matches('/');
-        let dir = Path::new("/sys/fs/cgroup").join(own).join(name);
+        let root = Path::new("/sys/fs/cgroup");
+        // Older machines have a plain directory there, which would take any file.
+        if rustix::fs::statfs(root).map_or(0, |about| about.f_type) != CGROUP2 {
+            return Err("this machine has cgroup v2 nowhere or not at /sys/fs/cgroup".into());
+        }
+        let dir = root.join(own).join(name);
         let failed = |what: &str, error: Error| format!("{}: {what}: {error}", dir.display());
         std::fs::create_dir(&dir).map_err(|error| failed("cannot be made", error))?;
         let group = Cgroup { dir: dir.clone() };

@@ -353,7 +353,7 @@ fn scaling_starts_and_ends_workers() {
     bench.claimed(0, 15, &[1]);
     assert!(bench.said().contains("run b 1"));
     bench.core.scale(bench.now, "a", 1, 1, &mut bench.out).expect("a good range");
-    assert_eq!(bench.said(), "stop a");
+    assert_eq!(bench.said(), "stop a, claim 0 15");
     for (task_type, min, max) in [("b", 1, 1), ("a", 2, 1), ("a", 0, 0)] {
         assert!(bench.core.scale(bench.now, task_type, min, max, &mut bench.out).is_err());
     }

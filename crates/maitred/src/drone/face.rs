@@ -140,6 +140,9 @@ const COUNTERS: [Counter; 7] = [
     ("voided", "Tasks that were taken away: cancelled, or their lease ended", |c| c.voided),
 ];
 
+/// Names of gauges, what they tell, and what it is.
+type Gauge = (&'static str, &'static str, fn(&::drone::core::PoolView) -> f64);
+
 /// One picture as OpenMetrics text.
 fn exposition(status: &Status) -> String {
     let mut text = String::new();
@@ -173,7 +176,7 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
             writeln!(text, "maitred_drone_workers{{{labels}}} {count}")?;
         }
     }
-    let gauges: [(&str, &str, fn(&::drone::core::PoolView) -> f64); 4] = [
+    let gauges: [Gauge; 4] = [
         ("waiting", "Tasks in line here", |pool| pool.waiting as f64),
         ("oldest_seconds", "How long the first in line waits", |pool| pool.oldest_ms as f64 / 1e3),
         ("mean_seconds", "Mean time of an attempt", |pool| pool.mean_ms / 1e3),
