@@ -1,3 +1,5 @@
+//! Every rule of the drone as a short script, and all of them by chance against a ledger.
+
 use proptest::prelude::*;
 use store::TaskId;
 
@@ -486,6 +488,74 @@ impl Ledger {
     }
 }
 
+/// Does to the core what may happen to it, and what follows from that to the ledger.
+fn play(
+    act: Act,
+    core: &mut Core,
+    now: &mut Time,
+    ledger: &mut Ledger,
+    next: &mut u64,
+    out: &mut Vec<Effect>,
+) {
+    match act {
+        Act::Claimed(pool, tasks) => {
+            if let Some(limit) = ledger.asked[pool].take() {
+                let task_type = ["a", "c"][pool];
+                let tasks = tasks.min(limit) as u64;
+                let leases = (*next..*next + tasks).map(|task| lease(task, task_type));
+                core.claimed(*now, pool, limit, leases.collect(), out);
+                *next += tasks;
+            }
+        }
+        Act::Ready(at) => {
+            let waiting = ledger.order.iter().filter(|slot| !ledger.workers[*slot].0);
+            if let Some(slot) = waiting.copied().nth(at % 3) {
+                ledger.workers.insert(slot, (true, None));
+                core.ready(*now, slot, out);
+            }
+        }
+        Act::Done(at, how) => {
+            let busy = |slot: &&Slot| ledger.workers[*slot].1.is_some();
+            if let Some(slot) = ledger.order.iter().filter(busy).copied().nth(at % 3) {
+                let (_, task) = ledger.workers[&slot];
+                ledger.workers.insert(slot, (true, None));
+                if let Some(place) = task.and_then(|task| ledger.held.get_mut(&task)) {
+                    *place = None;
+                }
+                let report = match how {
+                    0 => Report::TimedOut("late".into()),
+                    1 => Report::Lost("lost".into()),
+                    2 => Report::Next { to: "local:b".into(), payload: Bytes::new() },
+                    3 => Report::Failed { error: "e".into(), for_good: false, retry_after: None },
+                    _ => done("x"),
+                };
+                core.done(*now, slot, true, report, out);
+            }
+        }
+        Act::Died(at) => {
+            if let Some(slot) = ledger.order.get(at).copied() {
+                ledger.order.remove(at);
+                let task = ledger.workers.remove(&slot).and_then(|(_, task)| task);
+                if let Some(place) = task.and_then(|task| ledger.held.get_mut(&task)) {
+                    *place = None;
+                }
+                core.died(*now, slot, at % 2 == 0, "died", out);
+            }
+        }
+        Act::Void(fence) => {
+            core.void(*now, Token { task: TaskId(fence), fence }, out);
+        }
+        Act::Pass(ms) => {
+            *now += Span::from_millis(i64::from(ms));
+            core.tick(*now, out);
+        }
+        Act::Pause(paused) => drop(core.pause("a", paused, out)),
+        Act::Scale(min, max) => {
+            core.scale(*now, "a", min, max, out).expect("a good range");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn every_task_has_one_place_and_leaves_once(acts in acts()) {
@@ -506,65 +576,7 @@ proptest! {
         ledger.check(&mut out);
         let mut next = 1;
         for act in acts {
-            match act {
-                Act::Claimed(pool, tasks) => {
-                    if let Some(limit) = ledger.asked[pool].take() {
-                        let task_type = ["a", "c"][pool];
-                        let tasks = tasks.min(limit) as u64;
-                        let leases = (next..next + tasks).map(|task| lease(task, task_type));
-                        core.claimed(now, pool, limit, leases.collect(), &mut out);
-                        next += tasks;
-                    }
-                }
-                Act::Ready(at) => {
-                    let waiting = ledger.order.iter().filter(|slot| !ledger.workers[*slot].0);
-                    if let Some(slot) = waiting.copied().nth(at % 3) {
-                        ledger.workers.insert(slot, (true, None));
-                        core.ready(now, slot, &mut out);
-                    }
-                }
-                Act::Done(at, how) => {
-                    let busy = |slot: &&Slot| ledger.workers[*slot].1.is_some();
-                    if let Some(slot) = ledger.order.iter().filter(busy).copied().nth(at % 3) {
-                        let (_, task) = ledger.workers[&slot];
-                        ledger.workers.insert(slot, (true, None));
-                        if let Some(place) = task.and_then(|task| ledger.held.get_mut(&task)) {
-                            *place = None;
-                        }
-                        let report = match how {
-                            0 => Report::TimedOut("late".into()),
-                            1 => Report::Lost("lost".into()),
-                            2 => Report::Next { to: "local:b".into(), payload: Bytes::new() },
-                            3 => Report::Failed {
-                                error: "e".into(), for_good: false, retry_after: None,
-                            },
-                            _ => done("x"),
-                        };
-                        core.done(now, slot, true, report, &mut out);
-                    }
-                }
-                Act::Died(at) => {
-                    if let Some(slot) = ledger.order.get(at).copied() {
-                        ledger.order.remove(at);
-                        let task = ledger.workers.remove(&slot).and_then(|(_, task)| task);
-                        if let Some(place) = task.and_then(|task| ledger.held.get_mut(&task)) {
-                            *place = None;
-                        }
-                        core.died(now, slot, at % 2 == 0, "died", &mut out);
-                    }
-                }
-                Act::Void(fence) => {
-                    core.void(now, Token { task: TaskId(fence), fence }, &mut out);
-                }
-                Act::Pass(ms) => {
-                    now += Span::from_millis(i64::from(ms));
-                    core.tick(now, &mut out);
-                }
-                Act::Pause(paused) => drop(core.pause("a", paused, &mut out)),
-                Act::Scale(min, max) => {
-                    core.scale(now, "a", min, max, &mut out).expect("a good range");
-                }
-            }
+            play(act, &mut core, &mut now, &mut ledger, &mut next, &mut out);
             ledger.check(&mut out);
         }
         // The end: everything that is held can be brought to one.
