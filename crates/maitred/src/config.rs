@@ -222,7 +222,7 @@ impl<'de> Deserialize<'de> for Lasting {
 
 /// A number of bytes: a plain number, or `"64KiB"`, `"8MiB"`, `"1GiB"`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Size(u64);
+pub(crate) struct Size(pub(crate) u64);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {

@@ -72,14 +72,8 @@ impl House {
         body_max: usize,
         reload: Box<dyn Fn() -> Result<crate::serve::NewRules, String> + Send + Sync>,
     ) -> House {
-        let port = address.port();
-        let names = ["localhost".into(), "127.0.0.1".into(), "[::1]".into(), bracketed(address)];
-        let mut ours: Vec<String> = names.iter().map(|name| format!("{name}:{port}")).collect();
-        for host in hosts {
-            ours.push(host.clone());
-            ours.push(format!("{host}:{port}"));
-        }
-        House { inbox, calls, desk, token, tokens, hosts: ours, body_max, reload }
+        let hosts = our_hosts(address, hosts);
+        House { inbox, calls, desk, token, tokens, hosts, body_max, reload }
     }
 
     /// In whose name a request comes; `None` if it must bear a token and does not.
@@ -111,6 +105,18 @@ impl House {
         self.inbox.send(Command::Look { detail, answer }).map_err(|_| Refusal::stopping())?;
         snapshot.await.map_err(|_| Refusal::stopping())
     }
+}
+
+/// `host` or `host:port` values of Host and Origin that are ours.
+pub(crate) fn our_hosts(address: SocketAddr, hosts: &[String]) -> Vec<String> {
+    let port = address.port();
+    let names = ["localhost".into(), "127.0.0.1".into(), "[::1]".into(), bracketed(address)];
+    let mut ours: Vec<String> = names.iter().map(|name| format!("{name}:{port}")).collect();
+    for host in hosts {
+        ours.push(host.clone());
+        ours.push(format!("{host}:{port}"));
+    }
+    ours
 }
 
 fn bracketed(address: SocketAddr) -> String {
@@ -172,7 +178,8 @@ fn bears(headers: &HeaderMap, token: &str) -> bool {
     given.len() == token.len() && differing == 0
 }
 
-fn is_ours(hosts: &[String], headers: &HeaderMap, uri: &Uri) -> Result<(), String> {
+/// Whether a request is meant for us, and comes from nobody else's page.
+pub(crate) fn is_ours(hosts: &[String], headers: &HeaderMap, uri: &Uri) -> Result<(), String> {
     let known = |name: &str| hosts.iter().any(|host| host.eq_ignore_ascii_case(name));
     let host = headers
         .get(header::HOST)

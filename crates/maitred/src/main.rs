@@ -38,6 +38,8 @@ mod work;
 
 mod demo;
 
+mod drone;
+
 mod keygen;
 
 mod secret;
@@ -128,6 +130,8 @@ enum Sub {
         #[command(subcommand)]
         order: taskline::Store,
     },
+    /// Pull tasks from a queue and keep the workers that do them
+    Drone(drone::Args),
     /// Let a broker finish what it holds, then stop
     Drain(remote::Target),
     /// Make a broker read its configuration file again
@@ -237,6 +241,12 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == drone::EXEC) {
+        eprintln!("maitred: cannot start the worker: {}", ::drone::exec::run(words));
+        // As a shell says that a command cannot be run.
+        return ExitCode::from(126);
+    }
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -257,8 +267,12 @@ fn run(command: Sub) -> Result<(), Failure> {
         Sub::Demo(args) => demo::run(&args),
         Sub::Keygen(args) => keygen::run(&args),
         Sub::Check { file } => {
-            config::Settings::load(Some(&file), &config::Overrides::default())
-                .map_err(|error| Failure::config(error.to_string()))?;
+            if drone::is_drones(&file) {
+                drone::Orders::load(&file).map_err(Failure::config)?;
+            } else {
+                config::Settings::load(Some(&file), &config::Overrides::default())
+                    .map_err(|error| Failure::config(error.to_string()))?;
+            }
             println!("{}: ok", file.display());
             Ok(())
         }
@@ -270,6 +284,7 @@ fn run(command: Sub) -> Result<(), Failure> {
         Sub::Queues(args) => taskline::queues(&args),
         Sub::Schedules(args) => taskline::schedules(&args),
         Sub::Store { order } => taskline::store(order),
+        Sub::Drone(args) => drone::run(args),
         Sub::Drain(target) => remote::drain(&target),
         Sub::Reload(target) => remote::reload(&target),
         Sub::Bench(options) => bench::run(&options),

@@ -21,6 +21,13 @@ pub(crate) struct Target {
     pub(crate) json: bool,
 }
 
+impl Target {
+    /// Whoever is at this address, without a token.
+    pub(crate) fn at(http: &str) -> Target {
+        Target { http: http.into(), token: None, json: false }
+    }
+}
+
 /// `maitred services`.
 pub(crate) fn services(target: &Target) -> Result<(), Failure> {
     let body = get(target, "/v1/services")?;

@@ -380,11 +380,15 @@ fn drain(inbox: &Inbox) {
 /// Lines are written by a thread of their own: a terminal that stops reading must not stop the
 /// reactor. Lines that pile up are lost.
 fn start_log(settings: &Settings) -> WorkerGuard {
-    let level = &settings.log_level;
+    log_to_stderr(&settings.log_level, settings.log_format)
+}
+
+/// Log lines go to standard error, from a thread of their own.
+pub(crate) fn log_to_stderr(level: &str, format: LogFormat) -> WorkerGuard {
     let filter = EnvFilter::try_from_env("MAITRED_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let (lines, guard) = tracing_appender::non_blocking(std::io::stderr());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
-    let started = match settings.log_format {
+    let started = match format {
         LogFormat::Text => log.with_ansi(false).try_init(),
         LogFormat::Json => log.json().try_init(),
     };
@@ -413,7 +417,7 @@ fn raise_file_limit(connections: usize) {
 }
 
 /// Takes the data directory for this process alone.
-fn lock_data(dir: PathBuf) -> Result<std::fs::File, Failure> {
+pub(crate) fn lock_data(dir: PathBuf) -> Result<std::fs::File, Failure> {
     let cannot = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(format!("cannot {what} data directory {}: {error}", dir.display()))
     };
