@@ -120,6 +120,12 @@ pub(crate) fn invalid(field: &'static str, problem: &str) -> Refusal {
     Refusal::Invalid { field, problem: problem.to_owned() }
 }
 
+/// What is kept of a text that somebody said: its beginning. A NUL has no place in PostgreSQL's
+/// text, and none in what a person reads.
+pub(crate) fn text(text: &str, limit: usize) -> String {
+    cut(text, limit).replace('\0', " ")
+}
+
 /// The first bytes of a text that are whole characters.
 pub(crate) fn cut(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]

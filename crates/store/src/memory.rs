@@ -11,7 +11,7 @@ use crate::committer::Engine;
 use crate::core::Settings;
 use crate::cron::Schedule;
 use crate::row::Row;
-use crate::rows::{Fault, Rows, Turns};
+use crate::rows::{Fault, Rows, Turns, Wants};
 use crate::task::State;
 
 /// Opens an empty store.
@@ -156,7 +156,7 @@ impl Memory {
 }
 
 impl Rows for Memory {
-    fn begin(&mut self) -> Result<(), Fault> {
+    fn begin(&mut self, _wants: &Wants) -> Result<(), Fault> {
         assert!(self.undo.is_empty(), "a transaction within another");
         self.paused_before = self.paused.clone();
         self.schedules_before = self.schedules.clone();
@@ -183,9 +183,9 @@ impl Rows for Memory {
         Ok((first..=self.last_task).collect())
     }
 
-    fn fences(&mut self, count: usize) -> Result<Vec<u64>, Fault> {
+    fn fences(&mut self, rows: &[Row]) -> Result<Vec<u64>, Fault> {
         let first = self.last_fence + 1;
-        self.last_fence += count as u64;
+        self.last_fence += rows.len() as u64;
         Ok((first..=self.last_fence).collect())
     }
 
@@ -225,10 +225,13 @@ impl Rows for Memory {
         Ok(self.get(keys.iter().filter_map(find)))
     }
 
-    fn ready(&mut self, kind: &str, limit: usize) -> Result<Vec<Row>, Fault> {
-        let from = (kind.to_owned(), i32::MIN, 0, 0);
-        let found = self.ready.range(from..).take_while(|entry| entry.0 == kind).take(limit);
-        Ok(self.get(found.map(|entry| entry.3)))
+    fn ready(&mut self, kinds: &[&str], limit: usize) -> Result<Vec<Vec<Row>>, Fault> {
+        let line = |kind: &&str| {
+            let from = ((*kind).to_owned(), i32::MIN, 0, 0);
+            let found = self.ready.range(from..).take_while(|entry| entry.0 == *kind).take(limit);
+            self.get(found.map(|entry| entry.3))
+        };
+        Ok(kinds.iter().map(line).collect())
     }
 
     fn blocked(&mut self, key: &str, limit: usize) -> Result<Vec<Row>, Fault> {

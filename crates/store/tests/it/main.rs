@@ -6,5 +6,6 @@ mod dir;
 mod faults;
 mod ledger;
 mod model;
+mod postgres;
 mod restart;
 mod syscalls;

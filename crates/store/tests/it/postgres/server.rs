@@ -1,0 +1,211 @@
+//! A real PostgreSQL server, for these tests only: its own files, its own port, ended with them.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use std::{env, fs, process, thread};
+
+const ADVICE: &str = "the Debian package postgresql brings it; `cargo xtask test` installs it";
+
+pub(crate) struct Server {
+    /// Ends the server and removes its files when this process is gone, however it went.
+    keeper: Mutex<Option<Child>>,
+    root: PathBuf,
+    port: u16,
+}
+
+/// The one server that tests share which do nothing to it.
+pub(crate) fn shared() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    SHARED.get_or_init(Server::start)
+}
+
+impl Server {
+    pub(crate) fn start() -> Server {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("maitred-pg-{}-{number}", process::id());
+        let shared = Path::new("/dev/shm");
+        let parent = if shared.is_dir() { shared.to_owned() } else { env::temp_dir() };
+        let root = parent.join(name);
+        fs::create_dir_all(&root).expect("a directory");
+        if let Some((uid, gid)) = other_user() {
+            chown(&root, Some(uid), Some(gid)).expect("a directory of that user");
+        }
+        let server = Server { keeper: Mutex::new(None), port: free_port(), root };
+        let data = server.root.join("data");
+        let mut initdb = server.command("initdb");
+        initdb.arg("-D").arg(&data).args(["-U", "maitred", "-A", "trust", "-E", "UTF8"]);
+        initdb.args(["--locale=C", "--no-sync", "--data-checksums"]);
+        run(&mut initdb);
+        server.resume();
+        server
+    }
+
+    /// Starts the server, or again after [`kill_9`](Server::kill_9).
+    pub(crate) fn resume(&self) {
+        let mut postgres = self.command("postgres");
+        postgres.arg("-D").arg(self.root.join("data")).arg("-k").arg(&self.root);
+        postgres.arg("-p").arg(self.port.to_string());
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "max_connections=80",
+            "shared_buffers=64MB",
+            "log_min_messages=fatal",
+        ] {
+            postgres.arg("-c").arg(setting);
+        }
+        let words: Vec<String> = std::iter::once(postgres.get_program())
+            .chain(postgres.get_args())
+            .map(|word| format!("'{}'", word.to_string_lossy()))
+            .collect();
+        // Standard input ends with this process. Then the server ends, at once but in order.
+        let script = format!(
+            "cd /; {} >'{log}' 2>&1 </dev/null & server=$!\n\
+             while read -r word; do kill -$word $server; wait $server; exit; done\n\
+             kill -INT $server; wait $server; rm -rf '{root}'",
+            words.join(" "),
+            log = self.root.join("log").display(),
+            root = self.root.display(),
+        );
+        let keeper = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("a shell");
+        *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper);
+        let start = Instant::now();
+        let port = self.port.to_string();
+        while !self
+            .command("pg_isready")
+            .args(["-q", "-h", "127.0.0.1", "-p", &port])
+            .status()
+            .is_ok_and(|status| status.success())
+        {
+            let log = fs::read_to_string(self.root.join("log")).unwrap_or_default();
+            assert!(start.elapsed() < Duration::from_secs(60), "no server: {log}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends the server without a word to anybody: SIGKILL to all of its processes.
+    pub(crate) fn kill_9(&self) {
+        let pid = fs::read_to_string(self.root.join("data/postmaster.pid")).expect("a server");
+        let pid = pid.lines().next().expect("a number").to_owned();
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut keeper = keeper.expect("a running server");
+        let children = Command::new("ps").args(["-o", "pid=", "--ppid", &pid]).output();
+        let children = String::from_utf8(children.expect("ps").stdout).expect("numbers");
+        keeper.stdin.take().expect("a pipe").write_all(b"KILL\n").expect("a word");
+        let pids: Vec<&str> = children.split_whitespace().collect();
+        let _ = Command::new("kill").arg("-9").args(pids).stderr(Stdio::null()).status();
+        keeper.wait().expect("its end");
+    }
+
+    /// A new empty database, by its connection string.
+    pub(crate) fn database(&self) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.psql("postgres", &format!("CREATE DATABASE {name}"));
+        self.url(&name, self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn url(&self, database: &str, port: u16) -> String {
+        format!("postgres://maitred@127.0.0.1:{port}/{database}")
+    }
+
+    /// Runs SQL in a database and returns what it says, bare.
+    pub(crate) fn psql(&self, database: &str, sql: &str) -> String {
+        let mut psql = self.command("psql");
+        psql.args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "maitred"]);
+        psql.args(["-p", &self.port.to_string(), "-d", database, "-c", sql]);
+        run(&mut psql)
+    }
+
+    /// The same in the database of a connection string of [`database`](Server::database).
+    pub(crate) fn psql_at(&self, url: &str, sql: &str) -> String {
+        let name = url.rsplit_once('/').map_or(url, |(_, name)| name);
+        self.psql(name, sql)
+    }
+
+    /// A program of PostgreSQL's, as a user that it agrees to run as.
+    fn command(&self, program: &str) -> Command {
+        let path = binaries().join(program);
+        let Some((uid, gid)) = other_user() else { return Command::new(path) };
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}"));
+        command.arg("--clear-groups").arg(path).current_dir("/");
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut keeper) = keeper {
+            drop(keeper.stdin.take());
+            let _ = keeper.wait();
+        }
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+fn binaries() -> PathBuf {
+    let debian = Path::new("/usr/lib/postgresql");
+    let mut versions: Vec<(u32, PathBuf)> = fs::read_dir(debian)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let version = entry.file_name().to_string_lossy().parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
+        .filter(|(_, bin)| bin.join("initdb").exists())
+        .collect();
+    versions.sort();
+    versions
+        .pop()
+        .map(|(_, bin)| bin)
+        .unwrap_or_else(|| panic!("no PostgreSQL server under {}: {ADVICE}", debian.display()))
+}
+
+/// PostgreSQL does not run as root: somebody else's numbers, if we are.
+fn other_user() -> Option<(u32, u32)> {
+    static USER: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+    let number = |args: [&str; 2]| {
+        let output = Command::new("id").args(args).output().ok()?;
+        String::from_utf8(output.stdout).ok()?.trim().parse::<u32>().ok()
+    };
+    *USER.get_or_init(|| {
+        let me = number(["-u", "--real"])?;
+        if me != 0 {
+            return None;
+        }
+        let user = ["postgres", "nobody"].into_iter().find(|name| number(["-u", name]).is_some());
+        let user = user.expect("a user postgres or nobody to run the server as");
+        Some((number(["-u", user])?, number(["-g", user])?))
+    })
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its number").port()
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; {ADVICE}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
