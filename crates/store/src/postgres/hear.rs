@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// What happens within so long is told at once.
 const GAP: Duration = Duration::from_millis(50);
 /// The server answers within this, or is tried anew.
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(10);
 /// Waits between tries to connect.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Batches of notices that wait to be told; further ones are lost, as hints may be.

@@ -12,7 +12,7 @@ use super::{Refused, schema};
 use crate::rows::Fault;
 
 /// Nothing is waited for longer than this; the server itself gives up earlier (`BEGIN`).
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(10);
 /// A connection is there after so long, or is tried again.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long calls wait for a server that went away before they are answered so: a restart takes
@@ -78,14 +78,17 @@ impl Link {
             .build()
             .map_err(|error| Refused::Unusable(format!("tokio's runtime: {error}")))?;
         let mut link = Link { runtime, config, live: None, down: None };
-        let live = link.connect().map_err(|error| Refused::Unreachable(say(&error)))?;
+        let live = link.connect().map_err(Refused::Unreachable)?;
         link.live = Some(live);
         Ok(link)
     }
 
-    fn connect(&self) -> Result<Live, Error> {
+    fn connect(&self) -> Result<Live, String> {
         self.runtime.block_on(async {
-            let (client, connection) = self.config.connect(NoTls).await?;
+            // The string's own limit is for each address, and ends before the server speaks.
+            let connect = tokio::time::timeout(ANSWER, self.config.connect(NoTls)).await;
+            let connect = connect.map_err(|_| silence())?;
+            let (client, connection) = connect.map_err(|error| say(&error))?;
             // Why it ended is what the next call is told.
             let pump = tokio::spawn(async move { drop(connection.await) });
             Ok(Live { client, pump })
@@ -127,13 +130,13 @@ impl Link {
                     self.down = None;
                     return Ok(());
                 }
-                Err(error) => {
+                Err(reason) => {
                     let before = self.down.as_ref().map_or(PAUSE.0 / 2, |down| down.pause);
                     let pause = (before * 2).min(PAUSE.1);
                     let again = Instant::now() + pause;
-                    self.down = Some(Down { pause, again, reason: say(&error) });
+                    self.down = Some(Down { pause, again, reason: reason.clone() });
                     if start.elapsed() >= patience {
-                        return Err(Fault::Lost(format!("no server: {}", say(&error))));
+                        return Err(Fault::Lost(format!("no server: {reason}")));
                     }
                 }
             }
@@ -157,13 +160,17 @@ impl Link {
         let fault = match self.runtime.block_on(asked) {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => meaning(&error),
-            Err(_) => Fault::Lost(format!("the server said nothing for {} s", ANSWER.as_secs())),
+            Err(_) => Fault::Lost(silence()),
         };
         if let Fault::Lost(_) = fault {
             self.cut();
         }
         Err(fault)
     }
+}
+
+fn silence() -> String {
+    format!("the server said nothing for {} s", ANSWER.as_secs())
 }
 
 /// An error with all its causes.

@@ -240,7 +240,7 @@ impl Server {
         // faster than what the planner knows of them: it is to use the indexes.
         format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {commit} \
-             SET LOCAL statement_timeout = 20000; SET LOCAL lock_timeout = 5000; \
+             SET LOCAL statement_timeout = 8000; SET LOCAL lock_timeout = 4000; \
              SET LOCAL idle_in_transaction_session_timeout = 10000; SET LOCAL jit = off; \
              SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
              SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"

@@ -31,6 +31,8 @@ const SCAN: i64 = 20_000;
 const NUMBERS: usize = 64;
 /// Unused numbers are dropped after so long, so that numbers of brokers stay near each other.
 const NUMBERS_KEPT: Duration = Duration::from_secs(1);
+/// A connection that was found to have ended is one that says so within this.
+const SOON: Duration = Duration::from_secs(1);
 /// When what is due is in other hands, it is looked at again after so many ms.
 const ELSEWHERE_MS: u64 = 100;
 
@@ -198,7 +200,7 @@ fn odd(error: tokio_postgres::Error) -> Fault {
     match meaning(&error) {
         // What was read is not what this code reads.
         Fault::Lost(text) => Fault::Failed(text),
-        fault => fault,
+        fault @ (Fault::Full(_) | Fault::Broken(_) | Fault::Failed(_) | Fault::Again(_)) => fault,
     }
 }
 
@@ -214,9 +216,10 @@ impl Rows for Postgres {
             self.numbers.clear();
         }
         self.link.require()?;
+        let asked = Instant::now();
         match self.start(wants) {
             // The connection had ended before, by a restart perhaps, and nothing was asked yet.
-            Err(Fault::Lost(_)) => {
+            Err(Fault::Lost(_)) if asked.elapsed() < SOON => {
                 self.link.require()?;
                 self.start(wants)
             }

@@ -241,8 +241,8 @@ impl<'a> Arrays<'a> {
 }
 
 /// Adds rows; the parameters are [`Arrays::all`].
-pub(super) const INSERT: &str = "INSERT INTO maitred.task (id, kind, state, reason, rank, tag, due, \
-    created, run_at, at_wall, deadline, lease_until, keep_until, ended, attempt, fence, settled, \
+pub(super) const INSERT: &str = "INSERT INTO maitred.task (id, kind, state, reason, rank, tag, \
+    due, created, run_at, at_wall, deadline, lease_until, keep_until, ended, attempt, fence, settled, \
     next, worker, last_error, progress, unique_key, fair_key, conc_key, spec, payload_len, \
     payload_crc, outside, payload, result, crc) \
     SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \

@@ -77,6 +77,7 @@ impl Server {
         let keeper = Command::new("sh")
             .args(["-c", &script])
             .stdin(Stdio::piped())
+            .stderr(Stdio::null())
             .process_group(0)
             .spawn()
             .expect("a shell");
