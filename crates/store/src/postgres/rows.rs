@@ -14,7 +14,7 @@ use tokio_postgres::types::Type;
 use super::hear::Hearing;
 use super::link::{Link, meaning};
 use super::pending::{Held, Writes};
-use super::sql::{COLUMNS, Param, WHOLE, WIDTH, number, read};
+use super::sql::{COLUMNS, COUNT, HEAD, Param, WHOLE, WIDTH, by_id, by_key, number, read};
 use crate::api::{Filter, Level, Notice, QueueView};
 use crate::clock::Clock;
 use crate::cron::Schedule;
@@ -177,23 +177,6 @@ impl Postgres {
         self.fences.clear();
         self.counted.clear();
     }
-}
-
-/// The clock, the paused types, and numbers for so many tasks.
-const HEAD: &str = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint, \
-    coalesce((SELECT array_agg(kind) FROM maitred.paused), '{}'), \
-    (SELECT array_agg(nextval('maitred.task_id')) FROM generate_series(1, $1))";
-
-fn by_id() -> String {
-    // In one order for all, so that nobody waits in a circle.
-    format!("SELECT {COLUMNS} FROM maitred.task AS t WHERE id = ANY ($1) ORDER BY id FOR UPDATE")
-}
-
-fn by_key() -> String {
-    format!(
-        "SELECT {COLUMNS} FROM unnest($1, $2) AS k (kind, key) \
-         JOIN maitred.task AS t ON t.kind = k.kind AND t.unique_key = k.key"
-    )
 }
 
 fn odd(error: tokio_postgres::Error) -> Fault {
@@ -644,11 +627,6 @@ impl Rows for Postgres {
         self.hearing = None;
     }
 }
-
-/// Adds to the counts of a slot.
-const COUNT: &str = "INSERT INTO maitred.tally (kind, state, n, slot) \
-    SELECT kind, state, n, $4 FROM unnest($1, $2, $3) AS c (kind, state, n) \
-    ON CONFLICT (kind, state, slot) DO UPDATE SET n = tally.n + excluded.n";
 
 fn spec_of(schedule: &Schedule) -> Result<String, Fault> {
     serde_json::to_string(schedule)

@@ -241,23 +241,46 @@ impl<'a> Arrays<'a> {
 }
 
 /// Adds rows; the parameters are [`Arrays::all`].
-pub(super) const INSERT: &str = "INSERT INTO maitred.task (id, kind, state, reason, rank, tag, \
-    due, created, run_at, at_wall, deadline, lease_until, keep_until, ended, attempt, fence, settled, \
-    next, worker, last_error, progress, unique_key, fair_key, conc_key, spec, payload_len, \
-    payload_crc, outside, payload, result, crc) \
-    SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
-    $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)";
+pub(super) const INSERT: &str = "INSERT INTO maitred.task (id, kind, state, reason, rank, \
+    tag, due, created, run_at, at_wall, deadline, lease_until, keep_until, ended, attempt, \
+    fence, settled, next, worker, last_error, progress, unique_key, fair_key, conc_key, spec, \
+    payload_len, payload_crc, outside, payload, result, crc) SELECT * FROM unnest($1, $2, $3, \
+    $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
+    $23, $24, $25, $26, $27, $28, $29, $30, $31)";
 
 /// Changes rows; the parameters are [`Arrays::changing`].
-pub(super) const UPDATE: &str = "UPDATE maitred.task AS t SET state = n.state, reason = n.reason, \
-    tag = n.tag, due = n.due, run_at = n.run_at, at_wall = n.at_wall, deadline = n.deadline, \
-    lease_until = n.lease_until, keep_until = n.keep_until, ended = n.ended, \
-    attempt = n.attempt, fence = n.fence, settled = n.settled, next = n.next, \
-    worker = n.worker, last_error = n.last_error, progress = n.progress, \
-    payload_len = n.payload_len, payload_crc = n.payload_crc, outside = n.outside, \
-    payload = CASE WHEN n.payload_len = 0 THEN NULL ELSE t.payload END, result = n.result, \
-    crc = n.crc \
-    FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-    $19, $20, $21, $22, $23) AS n (id, state, reason, tag, due, run_at, at_wall, deadline, \
-    lease_until, keep_until, ended, attempt, fence, settled, next, worker, last_error, progress, \
-    payload_len, payload_crc, outside, result, crc) WHERE t.id = n.id";
+pub(super) const UPDATE: &str = "UPDATE maitred.task AS t SET state = n.state, reason = \
+    n.reason, tag = n.tag, due = n.due, run_at = n.run_at, at_wall = n.at_wall, deadline = \
+    n.deadline, lease_until = n.lease_until, keep_until = n.keep_until, ended = n.ended, attempt \
+    = n.attempt, fence = n.fence, settled = n.settled, next = n.next, worker = n.worker, \
+    last_error = n.last_error, progress = n.progress, payload_len = n.payload_len, payload_crc = \
+    n.payload_crc, outside = n.outside, payload = CASE WHEN n.payload_len = 0 THEN NULL ELSE \
+    t.payload END, result = n.result, crc = n.crc FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, \
+    $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23) AS n (id, state, \
+    reason, tag, due, run_at, at_wall, deadline, lease_until, keep_until, ended, attempt, fence, \
+    settled, next, worker, last_error, progress, payload_len, payload_crc, outside, result, crc) \
+    WHERE t.id = n.id";
+
+/// The clock, the paused types, and numbers for so many tasks.
+pub(super) const HEAD: &str = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint, \
+    coalesce((SELECT array_agg(kind) FROM maitred.paused), '{}'), \
+    (SELECT array_agg(nextval('maitred.task_id')) FROM generate_series(1, $1))";
+
+/// Rows by number, locked; the parameter is an array of numbers.
+pub(super) fn by_id() -> String {
+    // In one order for all, so that nobody waits in a circle.
+    format!("SELECT {COLUMNS} FROM maitred.task AS t WHERE id = ANY ($1) ORDER BY id FOR UPDATE")
+}
+
+/// Rows by two arrays, of types and of unique keys.
+pub(super) fn by_key() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM unnest($1, $2) AS k (kind, key) \
+         JOIN maitred.task AS t ON t.kind = k.kind AND t.unique_key = k.key"
+    )
+}
+
+/// Adds to the counts of a slot.
+pub(super) const COUNT: &str = "INSERT INTO maitred.tally (kind, state, n, slot) \
+    SELECT kind, state, n, $4 FROM unnest($1, $2, $3) AS c (kind, state, n) \
+    ON CONFLICT (kind, state, slot) DO UPDATE SET n = tally.n + excluded.n";

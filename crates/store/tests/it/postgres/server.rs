@@ -140,14 +140,9 @@ impl Server {
         self.psql(name, sql)
     }
 
-    /// A program of PostgreSQL's, as a user that it agrees to run as.
+    /// A program of PostgreSQL's.
     fn command(&self, program: &str) -> Command {
-        let path = binaries().join(program);
-        let Some((uid, gid)) = other_user() else { return Command::new(path) };
-        let mut command = Command::new("setpriv");
-        command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}"));
-        command.arg("--clear-groups").arg(path).current_dir("/");
-        command
+        as_other_user(&binaries().join(program))
     }
 }
 
@@ -160,6 +155,62 @@ impl Drop for Server {
         }
         let _ = fs::remove_dir_all(&self.root);
     }
+}
+
+/// PgBouncer before a server, with fewer sessions than it has clients.
+pub(crate) struct Pooler {
+    child: Child,
+    root: PathBuf,
+    port: u16,
+}
+
+impl Pooler {
+    pub(crate) fn to(server: &Server) -> Pooler {
+        let root = server.root.join(format!("pooler-{}", free_port()));
+        let port = free_port();
+        fs::create_dir_all(&root).expect("a directory");
+        let users = root.join("users");
+        fs::write(&users, "\"maitred\" \"\"\n").expect("a file");
+        let settings = root.join("settings");
+        let text = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nauth_type = trust\nauth_file = {}\npool_mode = transaction\n\
+             default_pool_size = 2\nunix_socket_dir =\n",
+            server.port,
+            users.display(),
+        );
+        fs::write(&settings, text).expect("a file");
+        let mut command = as_other_user(Path::new("/usr/sbin/pgbouncer"));
+        let child = command.arg("-q").arg(&settings).stderr(Stdio::null()).spawn();
+        let child = child.expect("pgbouncer: the Debian package of that name brings it");
+        let start = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(20), "pgbouncer does not listen");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Pooler { child, root, port }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+/// A program, as a user that it agrees to run as.
+fn as_other_user(program: &Path) -> Command {
+    let Some((uid, gid)) = other_user() else { return Command::new(program) };
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}"));
+    command.arg("--clear-groups").arg(program).current_dir("/");
+    command
 }
 
 fn binaries() -> PathBuf {

@@ -11,13 +11,32 @@ use store::{
     Refusal, Settle, State, Store, TaskId, When, Why, wait,
 };
 
+use super::server::Pooler;
 use super::{Asked, shared};
+
+const TASKS: usize = 400;
 
 #[test]
 fn two_brokers_settle_each_task_once_and_keep_to_shared_keys() {
-    const TASKS: usize = 400;
     let url = shared().database();
-    let brokers = [Asked::open(&url), Asked::open(&url)];
+    settle_all_once([Asked::open(&url), Asked::open(&url)]);
+}
+
+#[test]
+fn a_pooler_may_give_every_transaction_another_session() {
+    let url = shared().database();
+    let name = url.rsplit_once('/').expect("a name").1;
+    let pooler = Pooler::to(shared());
+    let pooled = shared().url(name, pooler.port());
+    let brokers = [Asked::open(&pooled), Asked::open(&pooled)];
+    let heard = listen(&brokers[1]);
+    brokers[0].enqueue(NewTask::new("hint", "p")).expect("room");
+    hear(&heard, |notice| *notice == Notice::Ready { task_type: "hint".into() });
+    settle_all_once(brokers);
+}
+
+/// Two brokers and six workers, some of whose tasks share keys.
+fn settle_all_once(brokers: [Asked; 2]) {
     for number in 0..TASKS {
         let key = ["a", "b", "c"].get(number % 5);
         let concurrency = key.map(|key| Concurrency { key: (*key).into(), limit: 2 });
@@ -64,7 +83,8 @@ fn two_brokers_settle_each_task_once_and_keep_to_shared_keys() {
     assert_eq!(done.iter().collect::<HashSet<_>>().len(), TASKS, "a task was settled twice");
     let answer = wait(|reply| brokers[0].store.query(brokers[0].clock.now(), Query::Queues, reply));
     let Ok(Answer::Queues(queues)) = answer else { panic!("{answer:?}") };
-    assert_eq!(queues[0].counts, [0, 0, 0, 0, TASKS as u64, 0, 0], "what both counted");
+    let queue = queues.iter().find(|queue| queue.task_type == "t").expect("a queue");
+    assert_eq!(queue.counts, [0, 0, 0, 0, TASKS as u64, 0, 0], "what both counted");
 }
 
 #[test]
