@@ -5,13 +5,14 @@ use std::process::Command;
 use crate::sh;
 
 /// A program the tests run, and the Debian package that brings it.
-const PROGRAMS: [(&str, &[&str], &str); 5] = [
+const PROGRAMS: [(&str, &[&str], &str); 6] = [
     ("c++", &["--version"], "g++"),
     // Records what the task store asks of the disk, and makes it fail.
     ("strace", &["-V"], "strace"),
     // Its server is not on the path: the tests of the task store look for it where it is.
     ("sh", &["-c", "ls /usr/lib/postgresql/*/bin/initdb"], "postgresql"),
     ("/usr/sbin/pgbouncer", &["--version"], "pgbouncer"),
+    ("nats-server", &["--version"], "nats-server"),
     ("python3", &["-c", "import venv, ensurepip"], "python3-venv"),
 ];
 

@@ -1,5 +1,5 @@
-//! A producer and worker in one, for fault tests and benches of a store: a file of SQLite's, or a
-//! database of PostgreSQL's (`postgres://…`).
+//! A producer and worker in one, for fault tests and benches of a store: a file of SQLite's, a
+//! database of PostgreSQL's (`postgres://…`) or a bucket of JetStream's (`nats://…`).
 //!
 //! ```text
 //! load write STORE ROUNDS [os]  says what was answered: +ID enqueued, =ID claimed, -ID completed
@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use store::{Claim, Clock, Engine, NewTask, Outcome, Policy, Settle, Store, wait};
-use store::{postgres, sqlite};
+use store::{nats, postgres, sqlite};
 
 fn main() -> Result<(), String> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -73,6 +73,11 @@ fn open(store: &str, clock: &Clock, os_level: bool) -> Result<(Engine, u64, u64)
         let options = postgres::Options { os_level, ..postgres::Options::default() };
         let opened = postgres::open(store, clock, options).map_err(|error| error.to_string());
         return opened.map(|(store, found)| (store, found.tasks, found.leases));
+    }
+    if store.starts_with("nats://") {
+        let opened = nats::open(store, clock, nats::Options::default());
+        let opened = opened.map_err(|error| error.to_string());
+        return opened.map(|(store, found)| (store, found.ready, found.timed));
     }
     let options = sqlite::Options { os_level, ..sqlite::Options::default() };
     let opened = sqlite::open(Path::new(store), clock, options).map_err(|error| error.to_string());

@@ -55,7 +55,7 @@ impl Clock {
     }
 
     /// Goes by another clock, which is at `line` at this instant: that of a server many share.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "nats", feature = "postgres"))]
     pub(crate) fn follow(&self, line: u64) {
         let offset = line.saturating_sub(boot_ms());
         self.offset.store(offset, std::sync::atomic::Ordering::Relaxed);

@@ -75,7 +75,7 @@ trait Work: Send {
 
 /// The rules over whatever engine.
 trait AnyCore {
-    fn now(&self, asked: Now) -> Now;
+    fn now(&mut self, asked: Now) -> Now;
     fn do_enqueue(&mut self, now: Now, tasks: &[NewTask]) -> Answers<Enqueued>;
     fn do_claim(&mut self, now: Now, claim: &Claim) -> Result<Vec<Lease>, Fault>;
     fn do_settle(&mut self, now: Now, settles: &[Settle]) -> Answers<Settled>;
@@ -89,7 +89,7 @@ trait AnyCore {
 type Answers<T> = Result<Vec<Result<T, Refusal>>, Fault>;
 
 impl<R: Rows> AnyCore for Core<R> {
-    fn now(&self, asked: Now) -> Now {
+    fn now(&mut self, asked: Now) -> Now {
         self.rows.now(asked)
     }
     fn do_enqueue(&mut self, now: Now, tasks: &[NewTask]) -> Answers<Enqueued> {
@@ -168,7 +168,8 @@ impl Engine {
     ) -> Result<Engine, String> {
         let (inbox, calls) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let mut core = Core::new(rows, settings).map_err(|fault| error_of(fault).to_string())?;
+        let mut core =
+            Core::new(rows, settings, capabilities).map_err(|fault| error_of(fault).to_string())?;
         let heard = inbox.clone();
         // A store that is closed hears nothing any more.
         core.rows.hear(Box::new(move |notices| drop(heard.send(Message::Heard(notices)))));
@@ -296,6 +297,9 @@ impl Store for Engine {
     }
 
     fn command(&self, now: Now, args: Command, reply: Reply<Result<u64, Refusal>>) {
+        if let Some(missing) = self.capabilities.lacks_for(&args) {
+            return reply(Err(Error::Unsupported(missing)));
+        }
         self.call(Call {
             now,
             args,
@@ -309,6 +313,9 @@ impl Store for Engine {
     }
 
     fn query(&self, now: Now, args: Query, reply: Reply<Answer>) {
+        if let Some(missing) = self.capabilities.lacks_to_answer(&args) {
+            return reply(Err(Error::Unsupported(missing)));
+        }
         self.call(Call {
             now,
             args,

@@ -17,8 +17,8 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::api::{
-    Answer, Claim, Command, Due, Enqueued, Extend, Extended, Filter, Lease, Met, Notice, Outcome,
-    Query, Refusal, Release, ScheduleView, Settle, Settled, Why,
+    Answer, Capabilities, Claim, Command, Due, Enqueued, Extend, Extended, Filter, Lease, Met,
+    Notice, Outcome, Query, Refusal, Release, ScheduleView, Settle, Settled, Why,
 };
 use crate::cron::Schedule;
 use crate::flows::Flows;
@@ -57,6 +57,7 @@ pub(crate) struct Core<R> {
     pub(crate) notices: Vec<Notice>,
     flows: Flows,
     settings: Settings,
+    capabilities: Capabilities,
     /// Wall minus line when tasks that stand for wall times were last set.
     skew: Option<i64>,
 }
@@ -64,12 +65,16 @@ pub(crate) struct Core<R> {
 impl<R: Rows> Core<R> {
     /// # Errors
     /// If the turns taken cannot be read.
-    pub(crate) fn new(mut rows: R, settings: Settings) -> Result<Core<R>, Fault> {
+    pub(crate) fn new(
+        mut rows: R,
+        settings: Settings,
+        capabilities: Capabilities,
+    ) -> Result<Core<R>, Fault> {
         rows.begin(&Wants::default())?;
         let turns = rows.turns()?;
         rows.rollback();
         let flows = Flows::resume(turns);
-        Ok(Core { rows, notices: Vec::new(), flows, settings, skew: None })
+        Ok(Core { rows, notices: Vec::new(), flows, settings, capabilities, skew: None })
     }
 
     pub(crate) fn enqueue(
@@ -77,7 +82,8 @@ impl<R: Rows> Core<R> {
         now: Now,
         tasks: &[NewTask],
     ) -> Result<Vec<Result<Enqueued, Refusal>>, Fault> {
-        let checked: Vec<Result<(), Refusal>> = tasks.iter().map(limits::check).collect();
+        let checked: Vec<Result<(), Refusal>> =
+            tasks.iter().map(|task| limits::check_for(task, &self.capabilities)).collect();
         let good = || tasks.iter().zip(&checked).filter(|(_, check)| check.is_ok());
         let mut ids = self.rows.task_ids(good().count())?.into_iter();
         let keys: Vec<(&str, &str)> = good().filter_map(|(task, _)| key_of(task)).collect();
@@ -260,7 +266,8 @@ impl<R: Rows> Core<R> {
             return Ok((self.quarantine(now, &before, row)?, Err(Refusal::Damaged)));
         }
         if let Outcome::Complete(result) = &settle.outcome
-            && let Err(refusal) = limits::at_most("result", result.len(), limits::PAYLOAD, "bytes")
+            && let Err(refusal) =
+                limits::at_most("result", result.len(), self.capabilities.payload, "bytes")
         {
             return Ok((row, Err(refusal)));
         }

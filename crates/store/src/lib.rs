@@ -36,8 +36,11 @@ pub mod contract;
 pub mod cron;
 pub mod limits;
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+pub mod promises;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
@@ -47,6 +50,8 @@ mod core;
 mod flows;
 mod row;
 mod rows;
+#[cfg(any(feature = "nats", feature = "postgres"))]
+mod said;
 mod task;
 mod text;
 

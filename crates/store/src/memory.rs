@@ -10,6 +10,8 @@ use crate::api::{Capabilities, Filter, Level, QueueView};
 use crate::committer::Engine;
 use crate::core::Settings;
 use crate::cron::Schedule;
+use crate::limits;
+use crate::promises::{Keeper, Promises};
 use crate::row::Row;
 use crate::rows::{Fault, Rows, Turns, Wants};
 use crate::task::State;
@@ -31,10 +33,20 @@ pub fn open(settings: Settings) -> std::io::Result<(Engine, Faults)> {
         concurrency_keys: true,
         queries: true,
         schedules: true,
+        pauses: true,
+        keeps_place: true,
+        payload: limits::PAYLOAD,
+        promises: PROMISES,
     };
     let engine = Engine::start(memory, capabilities, settings).map_err(std::io::Error::other)?;
     Ok((engine, faults))
 }
+
+/// It forgets; what it knows, it treats as the others do.
+const PROMISES: Promises = {
+    use Keeper::{Nobody, Ours};
+    Promises([Nobody, Nobody, Ours, Ours, Ours, Ours, Nobody, Nobody, Ours, Nobody])
+};
 
 /// Makes the store fail.
 #[derive(Clone, Debug, Default)]

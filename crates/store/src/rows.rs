@@ -24,7 +24,7 @@ pub(crate) type Tell = Box<dyn Fn(Vec<Notice>) + Send>;
 pub(crate) trait Rows: Send {
     fn begin(&mut self, wants: &Wants) -> Result<(), Fault>;
     /// The instants of the transaction: the caller's, unless the engine has a clock of its own.
-    fn now(&self, asked: Now) -> Now {
+    fn now(&mut self, asked: Now) -> Now {
         asked
     }
     /// Makes everything since `begin` as durable as the engine promises.

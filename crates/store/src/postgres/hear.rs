@@ -1,16 +1,13 @@
-//! What brokers that share a database tell each other: that there is work, that a task somebody
-//! waits for has ended, that a lease is void.
+//! How brokers that share a database tell each other what is to be [`Said`].
 //!
 //! A connection of its own listens (`LISTEN maitred`) and says (`pg_notify`), outside of every
 //! transaction that matters, because transactions that notify commit one after the other. All of it
 //! is a hint. A pooler that gives every transaction another session loses it; behind it stands a
 //! look every two seconds at which types have ready tasks, which needs no session.
 
-use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_postgres::types::Type;
@@ -18,9 +15,8 @@ use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls};
 
 use super::sql::{COLUMNS, read};
 use crate::api::Notice;
-use crate::row::Row;
 use crate::rows::Tell;
-use crate::task::{Postback, State, TaskId};
+use crate::said::{Said, concerns_others};
 
 /// How often is looked for what nobody told.
 const LOOK: Duration = Duration::from_secs(2);
@@ -36,41 +32,6 @@ const WAITING: usize = 1_024;
 const ENTRIES: usize = 24;
 /// Types that one look finds.
 const KINDS: i64 = 1_024;
-
-/// One message between brokers.
-#[derive(Debug, Default, Deserialize, Serialize)]
-struct Said {
-    /// Which broker says it: the server tells everybody, also who said it.
-    from: u64,
-    /// Types with ready tasks.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    ready: BTreeSet<String>,
-    /// Tasks that ended and that somebody waits for.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    ended: BTreeSet<u64>,
-    /// Tokens that are void, and the workers that had them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    cancelled: Vec<(String, String)>,
-}
-
-impl Said {
-    fn entries(&self) -> usize {
-        self.ready.len() + self.ended.len() + self.cancelled.len()
-    }
-
-    fn add(&mut self, notice: Notice) {
-        match notice {
-            Notice::Ready { task_type } => drop(self.ready.insert(task_type)),
-            Notice::Ended { id, postback: Some(Postback::Caller), .. } => {
-                self.ended.insert(id.0);
-            }
-            Notice::Cancelled { token, worker } => {
-                self.cancelled.push((token.to_string(), worker));
-            }
-            Notice::Ended { .. } | Notice::Damaged { .. } | Notice::Stopped { .. } => {}
-        }
-    }
-}
 
 /// The way to the other brokers. Dropping it ends it.
 pub(super) struct Hearing {
@@ -101,12 +62,8 @@ impl Hearing {
 
     /// Tells the others what concerns them.
     pub(super) fn pass_on(&self, notices: &[Notice]) {
-        let concerns = |notice: &&Notice| match notice {
-            Notice::Ready { .. } | Notice::Cancelled { .. } => true,
-            Notice::Ended { postback, .. } => *postback == Some(Postback::Caller),
-            Notice::Damaged { .. } | Notice::Stopped { .. } => false,
-        };
-        let notices: Vec<Notice> = notices.iter().filter(concerns).cloned().collect();
+        let concerns = notices.iter().filter(|notice| concerns_others(notice));
+        let notices: Vec<Notice> = concerns.cloned().collect();
         if !notices.is_empty() {
             let _ = self.says.try_send(notices);
         }
@@ -195,14 +152,14 @@ async fn say(
     notices: Vec<Notice>,
     waiting: &mut Receiver<Vec<Notice>>,
 ) -> Result<(), Ended> {
-    let mut said = Said { from: me, ..Said::default() };
+    let mut said = Said::by(me);
     let mut next = Some(notices);
     while let Some(notices) = next {
         for notice in notices {
             said.add(notice);
             if said.entries() >= ENTRIES {
                 send(client, &said).await?;
-                said = Said { from: me, ..Said::default() };
+                said = Said::by(me);
             }
         }
         next = waiting.try_recv().ok();
@@ -214,8 +171,7 @@ async fn say(
 }
 
 async fn send(client: &Client, said: &Said) -> Result<(), Ended> {
-    // Names and numbers: there is nothing JSON could refuse.
-    let payload = serde_json::to_string(said).unwrap_or_default();
+    let payload = said.text();
     let sql = "SELECT pg_notify('maitred', $1)";
     timeout(ANSWER, client.query_typed(sql, &[(&payload, Type::TEXT)])).await??;
     Ok(())
@@ -223,35 +179,15 @@ async fn send(client: &Client, said: &Said) -> Result<(), Ended> {
 
 /// What another broker said, as notices of this one.
 async fn understand(client: &Client, said: Said) -> Result<Vec<Notice>, Error> {
-    let ready = |task_type| Notice::Ready { task_type };
-    let mut notices: Vec<Notice> = said.ready.into_iter().map(ready).collect();
-    for (token, worker) in said.cancelled {
-        if let Ok(token) = token.parse() {
-            notices.push(Notice::Cancelled { token, worker });
-        }
-    }
+    let mut ended = Vec::new();
     if !said.ended.is_empty() {
         let ids: Vec<i64> = said.ended.iter().map(|id| *id as i64).collect();
         let sql = format!("SELECT {COLUMNS} FROM maitred.task AS t WHERE id = ANY ($1)");
         for columns in client.query_typed(&sql, &[(&ids, Type::INT8_ARRAY)]).await? {
-            let row = read(&columns)?;
-            if row.state.is_terminal() {
-                notices.push(ended(row));
-            }
+            ended.push(read(&columns)?);
         }
     }
-    Ok(notices)
-}
-
-fn ended(row: Row) -> Notice {
-    Notice::Ended {
-        id: TaskId(row.id),
-        state: row.state,
-        result: row.result.unwrap_or_default(),
-        error: row.last_error.filter(|_| row.state != State::Done),
-        next: (row.next != 0).then_some(TaskId(row.next)),
-        postback: row.spec.postback,
-    }
+    Ok(said.notices(ended))
 }
 
 /// Types with ready tasks: from one to the next through the index, however many tasks there are.

@@ -27,7 +27,6 @@ mod schema;
 mod sql;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -37,7 +36,10 @@ use crate::api::{Capabilities, Level};
 use crate::clock::Clock;
 use crate::committer::Engine;
 use crate::core::Settings;
+use crate::limits;
+use crate::promises::{Keeper, Promises};
 use crate::rows::Fault;
+use crate::said::Said;
 use hear::Hearing;
 use link::Link;
 use rows::Postgres;
@@ -136,8 +138,7 @@ pub fn open(url: &str, clock: &Clock, options: Options) -> Result<(Engine, Recov
         took_ms: 0,
     };
     let level = if options.os_level || !server.fsync { Level::Os } else { Level::Durable };
-    // Drawn anew by each process.
-    let me = std::hash::RandomState::new().build_hasher().finish() >> 1;
+    let me = Said::draw_name();
     let slot = (me % SLOTS) as i16;
     let mut rows = Postgres::new(link, clock, level, server.begin(options.os_level), slot);
     rows.listen(Hearing::new(config, me));
@@ -151,10 +152,20 @@ pub fn open(url: &str, clock: &Clock, options: Options) -> Result<(Engine, Recov
         concurrency_keys: true,
         queries: true,
         schedules: true,
+        pauses: true,
+        keeps_place: true,
+        payload: limits::PAYLOAD,
+        promises: promises(level),
     };
     let engine = Engine::start(rows, capabilities, options.settings).map_err(Refused::Unusable)?;
     recovered.took_ms = start.elapsed().as_millis() as u64;
     Ok((engine, recovered))
+}
+
+fn promises(level: Level) -> Promises {
+    use Keeper::{Nobody, Ours, Server};
+    let stable = if level == Level::Durable { Server } else { Nobody };
+    Promises([stable, Ours, Ours, Ours, Ours, Server, Server, Ours, Ours, Server])
 }
 
 fn unusable(fault: Fault) -> Refused {

@@ -210,7 +210,7 @@ impl Rows for Postgres {
         }
     }
 
-    fn now(&self, _asked: Now) -> Now {
+    fn now(&mut self, _asked: Now) -> Now {
         self.now
     }
 

@@ -1,6 +1,7 @@
 //! The contract suite over every engine.
 
 use crate::dir::Dir;
+use crate::nats;
 use crate::postgres::{shared, with_a_clock_of_ours};
 use store::sqlite::Options;
 use store::{Clock, Settings, contract, memory, sqlite};
@@ -25,4 +26,13 @@ fn sqlite_keeps_the_contract() {
 #[test]
 fn postgres_keeps_the_contract() {
     contract::check(|_| with_a_clock_of_ours(shared(), 1_767_225_600_000));
+}
+
+#[test]
+fn nats_keeps_the_contract() {
+    let mut number = 0;
+    contract::check(|_| {
+        number += 1;
+        nats::open(&nats::shared().url(&format!("contract-{number}"))).0.into()
+    });
 }

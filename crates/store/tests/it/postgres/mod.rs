@@ -1,17 +1,16 @@
 //! PostgreSQL's engine on a real server.
 
-mod faults;
+pub(crate) mod faults;
 mod opening;
-mod proxy;
-mod server;
-mod shared;
+pub(crate) mod proxy;
+pub(crate) mod server;
+pub(crate) mod shared;
 
 use store::contract::Subject;
 use store::postgres::{self, Options};
-use store::{
-    Claim, Clock, Engine, Enqueued, Error, Lease, NewTask, Outcome, Refusal, Settle, Settled,
-    Store, Token, wait,
-};
+use store::{Clock, Engine};
+
+use crate::asked::Asked;
 
 pub(crate) use server::{Server, shared};
 
@@ -19,44 +18,6 @@ pub(crate) fn open(url: &str) -> (Engine, Clock) {
     let clock = Clock::new();
     let (store, _) = postgres::open(url, &clock, Options::default()).expect("a store");
     (store, clock)
-}
-
-/// A store, asked and waited for.
-pub(crate) struct Asked {
-    pub(crate) store: Engine,
-    pub(crate) clock: Clock,
-}
-
-impl Asked {
-    pub(crate) fn open(url: &str) -> Asked {
-        let (store, clock) = open(url);
-        Asked { store, clock }
-    }
-
-    pub(crate) fn enqueue(&self, task: NewTask) -> Result<Enqueued, Error> {
-        let made = wait(|reply| self.store.enqueue(self.clock.now(), vec![task], reply))?;
-        Ok(*made[0].as_ref().expect("a good task"))
-    }
-
-    pub(crate) fn claim(&self, kind: &str, limit: usize) -> Result<Vec<Lease>, Error> {
-        let (types, worker) = (vec![kind.to_owned()], "w".to_owned());
-        let claim = Claim { types, limit, lease_ms: None, worker };
-        wait(|reply| self.store.claim(self.clock.now(), claim, reply))
-    }
-
-    pub(crate) fn complete(&self, token: Token) -> Result<Result<Settled, Refusal>, Error> {
-        self.settle(token, Outcome::Complete(b"done".to_vec()))
-    }
-
-    pub(crate) fn settle(
-        &self,
-        token: Token,
-        outcome: Outcome,
-    ) -> Result<Result<Settled, Refusal>, Error> {
-        let settles = vec![Settle { token, outcome }];
-        let mut answers = wait(|reply| self.store.settle(self.clock.now(), settles, reply))?;
-        Ok(answers.remove(0))
-    }
 }
 
 /// A store in a database of its own whose clock is ours: what the engine calls by the name of the

@@ -1,9 +1,7 @@
 //! A real PostgreSQL server, for these tests only: its own files, its own port, ended with them.
 
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,11 +9,12 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
 
+use crate::keeper::Keeper;
+
 const ADVICE: &str = "the Debian package postgresql brings it; `cargo xtask test` installs it";
 
 pub(crate) struct Server {
-    /// Ends the server and removes its files when this process is gone, however it went.
-    keeper: Mutex<Option<Child>>,
+    keeper: Mutex<Option<Keeper>>,
     root: PathBuf,
     port: u16,
 }
@@ -61,26 +60,8 @@ impl Server {
         ] {
             postgres.arg("-c").arg(setting);
         }
-        let words: Vec<String> = std::iter::once(postgres.get_program())
-            .chain(postgres.get_args())
-            .map(|word| format!("'{}'", word.to_string_lossy()))
-            .collect();
-        // Standard input ends with this process. Then the server ends, at once but in order.
-        let script = format!(
-            "cd /; {} >'{log}' 2>&1 </dev/null & server=$!\n\
-             while read -r word; do kill -$word $server; wait $server; exit; done\n\
-             kill -INT $server; wait $server; rm -rf '{root}'",
-            words.join(" "),
-            log = self.root.join("log").display(),
-            root = self.root.display(),
-        );
-        let keeper = Command::new("sh")
-            .args(["-c", &script])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("a shell");
+        // At once, but in order.
+        let keeper = Keeper::run(&postgres, "INT", &self.root);
         *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper);
         let start = Instant::now();
         let port = self.port.to_string();
@@ -101,13 +82,12 @@ impl Server {
         let pid = fs::read_to_string(self.root.join("data/postmaster.pid")).expect("a server");
         let pid = pid.lines().next().expect("a number").to_owned();
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut keeper = keeper.expect("a running server");
+        let keeper = keeper.expect("a running server");
         let children = Command::new("ps").args(["-o", "pid=", "--ppid", &pid]).output();
         let children = String::from_utf8(children.expect("ps").stdout).expect("numbers");
-        keeper.stdin.take().expect("a pipe").write_all(b"KILL\n").expect("a word");
         let pids: Vec<&str> = children.split_whitespace().collect();
+        keeper.signal("KILL");
         let _ = Command::new("kill").arg("-9").args(pids).stderr(Stdio::null()).status();
-        keeper.wait().expect("its end");
     }
 
     /// A new empty database, by its connection string.
@@ -148,11 +128,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut keeper) = keeper {
-            drop(keeper.stdin.take());
-            let _ = keeper.wait();
-        }
+        drop(self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
         let _ = fs::remove_dir_all(&self.root);
     }
 }
@@ -250,7 +226,7 @@ fn other_user() -> Option<(u32, u32)> {
     })
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its number").port()
 }
