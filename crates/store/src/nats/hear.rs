@@ -32,7 +32,8 @@ pub(super) fn follow(link: &Link, index: &Arc<Mutex<Later>>) -> Result<(), Fault
             tokio::time::sleep(AGAIN).await;
         }
     });
-    link.runtime.block_on(known).map_err(|_| Fault::Lost("the bucket cannot be watched".into()))
+    let ended = |_| Fault::Lost("the bucket cannot be watched".into());
+    link.run(async { known.await.map_err(ended) })
 }
 
 async fn watch(

@@ -1,20 +1,22 @@
 //! The engine for those who run NATS: a JetStream bucket, which several brokers may share.
 //!
 //! ```text
-//!   broker ── committer thread ──▶ records (bucket, compare and set) ◀── committer thread ── broker
-//!                              └─▶ ready tasks (work queue) ──▶ whoever claims
+//!   broker ── committer ──▶ records (bucket, compare and set) ◀── committer ── broker
+//!                     └───▶ ready tasks (work queue) ──▶ whoever claims
 //! ```
 //! * **A task** is a record in the bucket; whoever changes it says which revision it has seen, and
 //!   of two who do at once one begins anew. That is the fence.
 //! * **Ready tasks** have a message in a work-queue stream, by type. Who takes it has 30 s
-//!   (ack-wait) to lease the task; then it is acknowledged, and the lease is the record's. A message
-//!   that was sent twice is known by its id for two minutes, and later finds nothing to lease.
-//! * **Time** is the caller's [`Now`](crate::Now); [`Clock`] is set to the server's clock once, when
-//!   the store is opened, so that brokers agree. Every broker keeps an index of all tasks that have
-//!   a time (leases, delays, deadlines, ends), about 100 bytes each.
+//!   (ack-wait) to lease the task; then it is acknowledged, and the lease is the record's. A
+//!   message that was sent twice is known by its id for two minutes, and later finds nothing to
+//!   lease.
+//! * **Time** is the caller's [`Now`](crate::Now); [`Clock`] is set to the server's clock once,
+//!   when the store is opened, so that brokers agree. Every broker keeps an index of all tasks
+//!   that have a time (leases, delays, deadlines, ends), about 100 bytes each.
 //! * **Durability**: a JetStream server answers before its fsync unless its `sync_interval` is
 //!   `always`, which versions before 2.10 do not have and no client can see. So every answer is
-//!   of the level [`Os`](Level::Os): it survives our end and the server's, perhaps not its machine's.
+//!   of the level [`Os`](Level::Os): it survives our end and the server's, perhaps not its
+//!   machine's.
 //! * **What is absent** is refused: priorities, fair keys, concurrency keys, search and counts,
 //!   pauses, schedules. A task that comes back goes to the end of its line.
 
