@@ -8,6 +8,7 @@ mod curve;
 mod loads;
 mod matching;
 mod peer;
+mod postgres;
 mod process;
 mod report;
 mod rooms;

@@ -147,6 +147,8 @@ fn bench(path: &str, time: Duration) -> Result<(), String> {
     println!("enqueue, {IN_FLIGHT} in flight      {enqueued:>9.0} /s");
     let worked = work(&store, &clock, time)?;
     println!("claim {CLAIM} + complete {CLAIM}     {worked:>9.0} /s");
+    let life = 1.0 / (1.0 / enqueued + 1.0 / worked);
+    println!("enqueue, claim and complete   {life:>9.0} /s");
     store.close();
     Ok(())
 }

@@ -57,6 +57,8 @@ impl Server {
             "max_connections=80",
             "shared_buffers=64MB",
             "log_min_messages=fatal",
+            // Nothing of a killed server stays outside its files.
+            "dynamic_shared_memory_type=mmap",
         ] {
             postgres.arg("-c").arg(setting);
         }
@@ -79,15 +81,26 @@ impl Server {
 
     /// Ends the server without a word to anybody: SIGKILL to all of its processes.
     pub(crate) fn kill_9(&self) {
-        let pid = fs::read_to_string(self.root.join("data/postmaster.pid")).expect("a server");
-        let pid = pid.lines().next().expect("a number").to_owned();
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let keeper = keeper.expect("a running server");
-        let children = Command::new("ps").args(["-o", "pid=", "--ppid", &pid]).output();
-        let children = String::from_utf8(children.expect("ps").stdout).expect("numbers");
-        let pids: Vec<&str> = children.split_whitespace().collect();
-        keeper.signal("KILL");
-        let _ = Command::new("kill").arg("-9").args(pids).stderr(Stdio::null()).status();
+        keeper.expect("a running server").signal("KILL");
+        // A process that lives on would keep the next server from starting.
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            let _ = Command::new("kill").arg("-9").args(left).stderr(Stdio::null()).status();
+        }
+    }
+
+    /// All processes of the server: they stand in its data.
+    fn processes(&self) -> Vec<String> {
+        let data = self.root.join("data");
+        let ours = |entry: fs::DirEntry| {
+            let there = fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == data);
+            there.then(|| entry.file_name().to_string_lossy().into_owned())
+        };
+        fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(ours).collect()
     }
 
     /// A new empty database, by its connection string.
