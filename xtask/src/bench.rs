@@ -9,6 +9,7 @@ mod loads;
 mod matching;
 mod overload;
 mod peer;
+mod postgres;
 mod ppp;
 mod process;
 mod report;
