@@ -1,9 +1,9 @@
 //! What every store must do, as one suite: run [`check`] on yours.
 //!
 //! Each case gets an empty store and a time of its own, so that nothing here waits. Where an engine
-//! says in its [`Capabilities`](crate::Capabilities) that it cannot do something, the cases about
-//! it are left out; the floor (enqueue, claim, extend, settle, retry, dead letters, unique keys,
-//! delays, fencing) is not.
+//! says in its [`Capabilities`] that it cannot do something, the case about it asks that it is
+//! refused; the floor (enqueue, claim, extend, settle, retry, dead letters, unique keys, delays,
+//! fencing) must be there.
 
 use crate::api::{
     Answer, Capabilities, Claim, Command, Due, Enqueued, Error, Extend, Filter, Lease, Level, Met,
