@@ -11,7 +11,7 @@ use store::sqlite::{self, Options, Refused};
 use store::{Answer, Clock, Filter, Query, Store, TaskView, wait};
 
 use crate::dir::Dir;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, reopen};
 use crate::syscalls::{Disk, Event, record};
 
 /// The program that writes: built with the tests, from `examples/load.rs`.
@@ -256,7 +256,7 @@ fn a_hole_in_the_log_is_refused_and_a_torn_tail_is_not() {
 /// All that is to be seen of the tasks of a closed store.
 fn views(path: &Path) -> Vec<TaskView> {
     let clock = Clock::new();
-    let (store, _) = sqlite::open(path, &clock, Options::default()).expect("a store");
+    let store = reopen(path, &clock).expect("a store");
     let filter = Filter { limit: 1_000, ..Filter::default() };
     let answer = wait(|reply| store.query(clock.now(), Query::Tasks(filter), reply));
     store.close();

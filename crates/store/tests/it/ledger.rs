@@ -2,9 +2,24 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use store::sqlite::{self, Options};
-use store::{Answer, Claim, Clock, Query, State, Store, TaskId, wait};
+use store::{Answer, Claim, Clock, Engine, Query, State, Store, TaskId, wait};
+
+/// Opens a store that was closed just now. A process that another test starts at this moment has
+/// our files, and with them the lock, until it becomes the program it is to be.
+pub(crate) fn reopen(path: &Path, clock: &Clock) -> Result<Engine, sqlite::Refused> {
+    let start = Instant::now();
+    loop {
+        match sqlite::open(path, clock, Options::default()) {
+            Err(sqlite::Refused::InUse(_)) if start.elapsed() < Duration::from_secs(10) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            opened => return opened.map(|(store, _)| store),
+        }
+    }
+}
 
 /// The lines of `load write`, which no store has seen.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +74,7 @@ impl Ledger {
     /// answered.
     pub(crate) fn missing_from(&self, path: &Path) -> Result<Vec<String>, sqlite::Refused> {
         let clock = Clock::new();
-        let (store, _) = sqlite::open(path, &clock, Options::default())?;
+        let store = reopen(path, &clock)?;
         // Its leases ended with the process that had them.
         let missing = self.missing_in(&store, &clock, &[State::Ready]);
         store.close();
