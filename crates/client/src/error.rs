@@ -91,6 +91,14 @@ pub enum Error {
         /// What it said.
         message: Box<str>,
     },
+    /// The broker's task store refused something; see the guide's page on tasks for its reasons.
+    #[error("{reason}: {message}")]
+    Task {
+        /// Why, in a word: `stale_lease`, `no_space`, …
+        reason: Box<str>,
+        /// What, and what to do about it.
+        message: Box<str>,
+    },
     /// The worker or client was stopped.
     #[error("stopped")]
     Stopped,

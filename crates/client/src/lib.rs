@@ -10,6 +10,7 @@ mod mdp;
 mod message;
 mod ppp;
 mod stream;
+pub mod tasks;
 mod wire;
 mod worker;
 
