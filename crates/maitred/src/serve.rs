@@ -85,17 +85,20 @@ pub(crate) fn run(
         Err(why) => format!("store none: {why}"),
     };
     let broker = Broker::bind(settings, path, overrides, opened)?;
-    println!("{found}");
-    for line in broker.addresses() {
-        println!("{line}");
-    }
-    println!("ready");
-    for line in broker.hints() {
-        println!("{line}");
-    }
-    // A reader that went away must not end the broker.
-    let _ = std::io::stdout().flush();
+    tell([found]);
+    tell(broker.addresses());
+    tell(["ready".into()]);
+    tell(broker.hints());
     broker.run()
+}
+
+/// Prints lines for whoever reads them; a reader that went away must not end the broker.
+fn tell(lines: impl IntoIterator<Item = String>) {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        let _ = writeln!(out, "{line}");
+    }
+    let _ = out.flush();
 }
 
 /// Where data is kept if nobody says.

@@ -32,6 +32,7 @@ impl Broker {
             if let Some(at) = line.strip_prefix("listening mdp ") {
                 at.clone_into(&mut endpoint);
             } else if line == "ready" {
+                // What it prints from here on nobody reads, and that must not end it.
                 break;
             }
         }
