@@ -17,16 +17,17 @@ const FILE_BYTES: u64 = 1 << 20;
 const PURE: [&str; 4] = ["matching", "zmtp", "engine", "sessions"];
 
 /// The crates of ours that a crate may name: arrows only point downward.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("matching", &[]),
     ("zmtp", &[]),
     ("engine", &["matching"]),
     ("sessions", &["engine", "matching", "zmtp"]),
     ("client", &["zmtp"]),
     ("store", &[]),
+    ("drone", &["matching", "store"]),
     ("sim", &["engine", "matching", "sessions", "zmtp"]),
     ("plot", &[]),
-    ("maitred", &["client", "engine", "matching", "plot", "sessions", "store", "zmtp"]),
+    ("maitred", &["client", "drone", "engine", "matching", "plot", "sessions", "store", "zmtp"]),
     ("xtask", &["plot"]),
 ];
 

@@ -283,6 +283,20 @@ impl Guard {
         may
     }
 
+    /// Whether somebody may call a service; nobody is counted for it.
+    pub(crate) fn lets_call(&self, id: PrincipalId, service: &[u8]) -> bool {
+        let guest = self.guests.get(id.place());
+        guest.is_some_and(|guest| guest.is_free || guest.rules.rights.call.hold(service))
+    }
+
+    /// Whether somebody may do what concerns the whole house.
+    pub(crate) fn may_administer(&mut self, id: PrincipalId) -> bool {
+        let Some(guest) = self.guests.get_mut(id.place()) else { return false };
+        let may = guest.rules.rights.administer;
+        guest.usage.denied += u64::from(!may);
+        may
+    }
+
     /// Whether one more request is within the quota; if so it counts against the rate.
     #[inline]
     pub(crate) fn has_room(&mut self, now: Time, id: PrincipalId, bytes: u64) -> bool {

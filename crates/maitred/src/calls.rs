@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use sessions::Outcome;
+use engine::ConnId;
+use sessions::{Lease, Outcome};
 use tokio::sync::oneshot;
 
 use crate::inbox::{Command, Inbox, Who};
@@ -36,9 +37,26 @@ impl Calls {
         body: Bytes,
         fair_key: Bytes,
     ) -> Result<Outcome, Gone> {
+        let called = self.call_and_stay(who, service, body, fair_key, None).await;
+        called.map(|(_, outcome)| outcome)
+    }
+
+    /// The same; with a lease, a lock it is given outlives the call by so much. The call's own
+    /// number comes back with the outcome.
+    ///
+    /// # Errors
+    /// If the broker ends first.
+    pub(crate) async fn call_and_stay(
+        &self,
+        who: Who,
+        service: Bytes,
+        body: Bytes,
+        fair_key: Bytes,
+        lease: Option<Lease>,
+    ) -> Result<(ConnId, Outcome), Gone> {
         let (answer, outcome) = oneshot::channel();
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let call = Command::Call { who, ticket, service, body, fair_key, answer };
+        let call = Command::Call { who, ticket, service, body, fair_key, lease, answer };
         self.inbox.send(call).map_err(|_| Gone)?;
         let mut line = Line { calls: self, ticket, answered: false };
         let outcome = outcome.await.map_err(|_| Gone);

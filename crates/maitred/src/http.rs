@@ -34,6 +34,8 @@ use crate::metrics;
 use crate::tasks::Desk;
 use crate::view::{Services, Snapshot, Workers};
 
+mod meet;
+
 /// How long a call without `?timeout=` may take.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -70,14 +72,8 @@ impl House {
         body_max: usize,
         reload: Box<dyn Fn() -> Result<crate::serve::NewRules, String> + Send + Sync>,
     ) -> House {
-        let port = address.port();
-        let names = ["localhost".into(), "127.0.0.1".into(), "[::1]".into(), bracketed(address)];
-        let mut ours: Vec<String> = names.iter().map(|name| format!("{name}:{port}")).collect();
-        for host in hosts {
-            ours.push(host.clone());
-            ours.push(format!("{host}:{port}"));
-        }
-        House { inbox, calls, desk, token, tokens, hosts: ours, body_max, reload }
+        let hosts = our_hosts(address, hosts);
+        House { inbox, calls, desk, token, tokens, hosts, body_max, reload }
     }
 
     /// In whose name a request comes; `None` if it must bear a token and does not.
@@ -111,6 +107,18 @@ impl House {
     }
 }
 
+/// `host` or `host:port` values of Host and Origin that are ours.
+pub(crate) fn our_hosts(address: SocketAddr, hosts: &[String]) -> Vec<String> {
+    let port = address.port();
+    let names = ["localhost".into(), "127.0.0.1".into(), "[::1]".into(), bracketed(address)];
+    let mut ours: Vec<String> = names.iter().map(|name| format!("{name}:{port}")).collect();
+    for host in hosts {
+        ours.push(host.clone());
+        ours.push(format!("{host}:{port}"));
+    }
+    ours
+}
+
 fn bracketed(address: SocketAddr) -> String {
     match address {
         SocketAddr::V4(v4) => v4.ip().to_string(),
@@ -128,6 +136,7 @@ pub(crate) fn routes(house: Arc<House>) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/services/{name}", post(call))
         .route("/v1/workers", get(workers))
+        .merge(meet::routes())
         .route("/v1/drain", post(drain))
         .route("/v1/reload", post(reload))
         .merge(tasks::routes())
@@ -169,7 +178,8 @@ fn bears(headers: &HeaderMap, token: &str) -> bool {
     given.len() == token.len() && differing == 0
 }
 
-fn is_ours(hosts: &[String], headers: &HeaderMap, uri: &Uri) -> Result<(), String> {
+/// Whether a request is meant for us, and comes from nobody else's page.
+pub(crate) fn is_ours(hosts: &[String], headers: &HeaderMap, uri: &Uri) -> Result<(), String> {
     let known = |name: &str| hosts.iter().any(|host| host.eq_ignore_ascii_case(name));
     let host = headers
         .get(header::HOST)
@@ -309,7 +319,8 @@ async fn reload(
         .map_err(|message| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message))?;
     let (done, applied) = oneshot::channel();
     let config = Box::new(rules.shard);
-    house.inbox.send(Command::Reload { config, done }).map_err(|_| Refusal::stopping())?;
+    let tls = rules.tls;
+    house.inbox.send(Command::Reload { config, tls, done }).map_err(|_| Refusal::stopping())?;
     applied.await.map_err(|_| Refusal::stopping())?;
     Ok(Json(json!({ "applied": true, "needs_restart": rules.needs_restart })).into_response())
 }

@@ -1,5 +1,6 @@
 //! OpenMetrics: one scrape is one [`Snapshot`], written out.
 
+mod places;
 mod tasks;
 
 use std::fmt;
@@ -101,6 +102,7 @@ impl Collector for Scrape {
         metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
 
         encode_principals(&snapshot.principals, &mut encoder)?;
+        places::encode(&snapshot.places, &mut encoder)?;
         encode_services(&snapshot.services, &mut encoder)?;
         tasks.as_ref().map_or(Ok(()), |tasks| tasks.encode(&mut encoder))
     }

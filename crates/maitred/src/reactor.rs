@@ -23,10 +23,12 @@ use sessions::{Call, CloseReason, Dialect, Errand, Note, Outcome, Shard, Want};
 use tokio::sync::oneshot;
 
 use crate::handshakes::Handshakes;
-use crate::inbox::{Command, Detail, Inbox};
+use crate::inbox::{Again, Command, Detail, Inbox};
 use crate::tasks::{Answered, Denial, Desk};
 use crate::transport::{Listener, Stream};
 use crate::view::{self, Clock, Snapshot, Traffic};
+
+mod tls;
 
 /// Read by all connections in turn; one read is at most this long.
 const READ_BUFFER: usize = 128 * 1024;
@@ -61,6 +63,14 @@ struct Socket {
     blocked: bool,
 }
 
+/// Who waits for the outcome of a call.
+enum Caller {
+    /// Whoever made it, and its ticket.
+    Call(u64, oneshot::Sender<(ConnId, Outcome)>),
+    /// Whoever said another word in its name.
+    Again(oneshot::Sender<Option<Outcome>>),
+}
+
 /// What the reactor is made of.
 pub(crate) struct Reactor {
     poll: Poll,
@@ -68,6 +78,8 @@ pub(crate) struct Reactor {
     clock: Clock,
     shard: Shard,
     listeners: Vec<(Listener, Dialect)>,
+    /// What connections at `tls://` are shown from here on; if there are such listeners.
+    tls: Option<Arc<rustls::ServerConfig>>,
     /// If there are handshakes that take long.
     handshakes: Option<Handshakes>,
     /// By the slot of their id.
@@ -83,7 +95,7 @@ pub(crate) struct Reactor {
     errands: usize,
     /// Why the broker must not go on.
     stop: Option<String>,
-    calls: HashMap<ConnId, (u64, oneshot::Sender<Outcome>)>,
+    calls: HashMap<ConnId, Caller>,
     call_by_ticket: HashMap<u64, ConnId>,
     traffic: Traffic,
     /// When listeners that ran out of descriptors are tried again.
@@ -109,6 +121,7 @@ impl Reactor {
         shard: Shard,
         clock: Clock,
         mut listeners: Vec<(Listener, Dialect)>,
+        tls: Option<Arc<rustls::ServerConfig>>,
         drain_timeout: Duration,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
@@ -120,9 +133,10 @@ impl Reactor {
         let doors = shard.doors().to_vec();
         let handshakes = listeners
             .iter()
-            .any(|(_, dialect)| {
+            .any(|(listener, dialect)| {
                 let door = doors.get(usize::from(dialect.door));
-                door.is_some_and(|door| door.security.mechanism() == zmtp::Mechanism::Curve)
+                listener.is_tls()
+                    || door.is_some_and(|door| door.security.mechanism() == zmtp::Mechanism::Curve)
             })
             .then(|| Handshakes::start(doors, inbox.clone()))
             .transpose()?;
@@ -132,6 +146,7 @@ impl Reactor {
             clock,
             shard,
             listeners,
+            tls,
             handshakes,
             sockets: Vec::new(),
             ready: VecDeque::new(),
@@ -242,6 +257,11 @@ impl Reactor {
         }
     }
 
+    fn socket(&mut self, id: ConnId) -> Option<&mut Socket> {
+        let socket = self.sockets.get_mut(id.slot() as usize)?.as_mut();
+        socket.filter(|socket| socket.id == id)
+    }
+
     fn note_readiness(&mut self, slot: usize, event: &mio::event::Event, now: Time) {
         let Some(socket) = self.sockets.get_mut(slot).and_then(Option::as_mut) else { return };
         let id = socket.id;
@@ -262,7 +282,7 @@ impl Reactor {
     fn accept(&mut self, now: Time, listener: usize) {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some((socket, dialect)) = self.listeners.get(listener) else { return };
-            match socket.accept() {
+            match socket.accept(self.tls.as_ref()) {
                 Ok((stream, remote)) => {
                     let dialect = *dialect;
                     if let Some(id) = self.shard.open(now, dialect, remote) {
@@ -316,6 +336,9 @@ impl Reactor {
             return;
         }
         socket.queued = false;
+        if socket.stream.is_shaking() {
+            return self.shake(now, id);
+        }
         let (result, room) = match self.shard.want(id) {
             // Whoever is gone has nothing more to say, and what it asked is for nobody.
             Want::Paused if socket.ending => return self.close(now, id),
@@ -339,8 +362,7 @@ impl Reactor {
             Want::Direct => {
                 let Some(pending) = self.shard.direct(id) else { return };
                 let room = pending.capacity() - pending.len();
-                let spare = rustix::buffer::spare_capacity(pending);
-                let result = rustix::io::read(&socket.stream, spare).map_err(io::Error::from);
+                let result = socket.stream.read_into(pending);
                 if result.as_ref().is_ok_and(|n| *n > 0) {
                     self.shard.received_direct(now, id);
                 } else {
@@ -353,7 +375,7 @@ impl Reactor {
             Ok(0) => self.close(now, id),
             Ok(n) => {
                 self.traffic.bytes_in += n as u64;
-                if n == room || socket.ending {
+                if n == room || socket.ending || socket.stream.has_more() {
                     socket.queued = true;
                     self.ready.push_back(id);
                 } else {
@@ -382,10 +404,9 @@ impl Reactor {
             }
         }
         self.resume();
-        if self.shard.work_len() > 0
-            && let Some(handshakes) = &mut self.handshakes
-        {
-            handshakes.feed(|| self.shard.take_work());
+        if let Some(handshakes) = &mut self.handshakes {
+            let sockets = &self.sockets;
+            handshakes.feed(|| self.shard.take_work(), |id| is_there(sockets, id));
         }
     }
 
@@ -446,6 +467,13 @@ impl Reactor {
         if socket.id != id {
             return;
         }
+        if !socket.blocked && socket.stream.is_behind() {
+            match socket.stream.push() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.blocked = true,
+                Err(_) => return self.close(now, id),
+            }
+        }
         loop {
             let Some(outbox) = self.shard.outbox(id) else { return };
             if outbox.is_empty() || socket.blocked {
@@ -489,6 +517,11 @@ impl Reactor {
             // Both may fail on a connection that is already gone; there is nothing else to do.
             let _ = self.poll.registry().deregister(&mut socket.stream);
             let _ = socket.stream.finish();
+            if socket.stream.is_shaking()
+                && let Some(handshakes) = &mut self.handshakes
+            {
+                handshakes.abandon();
+            }
         }
         if self.errands > 0
             && let Some(desk) = &self.desk
@@ -526,10 +559,10 @@ impl Reactor {
 
     fn obey(&mut self, now: Time, command: Command) {
         match command {
-            Command::Call { who, ticket, service, body, fair_key, answer } => {
+            Command::Call { who, ticket, service, body, fair_key, lease, answer } => {
                 let principal = self.shard.engine().principal(&who).unwrap_or_default();
-                let id = self.shard.call(now, Call { principal, service, body, fair_key });
-                self.calls.insert(id, (ticket, answer));
+                let id = self.shard.call(now, Call { principal, service, body, fair_key, lease });
+                self.calls.insert(id, Caller::Call(ticket, answer));
                 self.call_by_ticket.insert(ticket, id);
             }
             Command::HangUp { ticket } => {
@@ -538,12 +571,34 @@ impl Reactor {
                     self.shard.hang_up(now, id);
                 }
             }
+            Command::Again { who, id, secret, name, word, answer } => {
+                let principal = self.shard.engine().principal(&who).unwrap_or_default();
+                let whose = (principal, secret);
+                let holds = match word {
+                    Again::Continue(span) => self.shard.go_on(now, id, whose, &name, span),
+                    Again::Done(ok) => self.shard.done(now, id, whose, &name, ok),
+                };
+                if holds {
+                    // At once: it may say the next before this turn ends.
+                    self.calls.insert(id, Caller::Again(answer));
+                    self.hand_out_outcomes(now);
+                } else {
+                    let _ = answer.send(None);
+                }
+            }
+            Command::Places { name, limit, answer } => {
+                let _ = answer.send(match name {
+                    None => view::places(&self.shard, now, limit),
+                    Some(name) => view::place(&self.shard, now, &name),
+                });
+            }
             Command::Look { detail, answer } => {
                 // Whoever asked may be gone by now.
                 let _ = answer.send(self.snapshot(now, detail));
             }
-            Command::Reload { config, done } => {
+            Command::Reload { config, tls, done } => {
                 self.shard.configure(now, *config);
+                self.tls = tls.or(self.tls.take());
                 let _ = done.send(());
             }
             Command::May { who, answer } => {
@@ -570,6 +625,12 @@ impl Reactor {
                     handshakes.came_back();
                 }
                 self.shard.worked(now, id, *worked);
+            }
+            Command::Shaken { id, stepped } => {
+                if let Some(handshakes) = &mut self.handshakes {
+                    handshakes.came_back();
+                }
+                self.shaken(now, id, stepped);
             }
             Command::Drain => self.drain(now),
         }
@@ -599,12 +660,22 @@ impl Reactor {
         let mut outcomes = std::mem::take(&mut self.scratch.outcomes);
         self.shard.take_outcomes(&mut outcomes);
         for (id, outcome) in outcomes.drain(..) {
-            if let Some((ticket, answer)) = self.calls.remove(&id) {
-                self.call_by_ticket.remove(&ticket);
-                // Whoever asked may be gone by now.
-                let _ = answer.send(outcome);
+            // Whoever asked may be gone by now.
+            let heard = match self.calls.remove(&id) {
+                Some(Caller::Call(ticket, answer)) => {
+                    self.call_by_ticket.remove(&ticket);
+                    answer.send((id, outcome)).is_ok()
+                }
+                // Its lease says until when it is not gone.
+                Some(Caller::Again(answer)) => {
+                    let _ = answer.send(Some(outcome));
+                    true
+                }
+                None => false,
+            };
+            if !heard || !self.shard.stays(id) {
+                self.shard.hang_up(now, id);
             }
-            self.shard.hang_up(now, id);
         }
         self.scratch.outcomes = outcomes;
     }
@@ -650,6 +721,10 @@ impl Reactor {
                 Note::Alarm(service, false, _) => {
                     tracing::info!(service = %view::show(&service), "alarm ended");
                 }
+                Note::Place(place, name, change) => {
+                    let (kind, name) = (place.service(), view::show(&name));
+                    tracing::info!(kind, name, "place {}", change.as_str());
+                }
                 Note::Drained => {
                     tracing::info!("drained: the last request ended");
                     self.drained = true;
@@ -683,6 +758,10 @@ impl Reactor {
             workers: match detail {
                 Detail::Workers => view::workers(&self.shard, now),
                 Detail::Totals | Detail::Services(_) | Detail::Scrape(_) => Vec::new(),
+            },
+            places: match detail {
+                Detail::Scrape(limit) => view::places(&self.shard, now, limit),
+                Detail::Totals | Detail::Services(_) | Detail::Workers => view::Places::default(),
             },
             principals: match detail {
                 Detail::Scrape(_) => {
@@ -725,9 +804,18 @@ impl Reactor {
     }
 
     fn unsent(&mut self) -> bool {
-        let ids: Vec<ConnId> = self.sockets.iter().flatten().map(|socket| socket.id).collect();
+        let sockets = || self.sockets.iter().flatten();
+        if sockets().any(|socket| socket.stream.is_behind()) {
+            return true;
+        }
+        let ids: Vec<ConnId> = sockets().map(|socket| socket.id).collect();
         ids.into_iter().any(|id| self.shard.outbox(id).is_some_and(|outbox| !outbox.is_empty()))
     }
+}
+
+fn is_there(sockets: &[Option<Socket>], id: ConnId) -> bool {
+    let socket = sockets.get(id.slot() as usize).and_then(Option::as_ref);
+    socket.is_some_and(|socket| socket.id == id)
 }
 
 fn log_closed(id: ConnId, remote: Option<std::net::SocketAddr>, reason: &CloseReason) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::Failure;
-use crate::view::{Services, Workers};
+use crate::view::{Matches, Regulators, Services, Workers};
 
 /// Which broker, and how to print.
 #[derive(Debug, clap::Args)]
@@ -19,6 +19,13 @@ pub(crate) struct Target {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl Target {
+    /// Whoever is at this address, without a token.
+    pub(crate) fn at(http: &str) -> Target {
+        Target { http: http.into(), token: None, json: false }
+    }
 }
 
 /// `maitred services`.
@@ -87,6 +94,74 @@ pub(crate) fn workers(target: &Target) -> Result<(), Failure> {
         ]
     });
     print_table(header, rows.collect());
+    Ok(())
+}
+
+/// `maitred places`.
+pub(crate) fn places(target: &Target) -> Result<(), Failure> {
+    let bodies = [get(target, "/v1/match")?, get(target, "/v1/regulators")?];
+    if target.json {
+        let [matches, regulators]: [serde_json::Value; 2] =
+            [parse(&bodies[0])?, parse(&bodies[1])?];
+        let both = serde_json::json!({ "match": matches, "regulators": regulators });
+        println!("{both}");
+        return Ok(());
+    }
+    let Matches { matches, total } = parse(&bodies[0])?;
+    let (shown, header) = (
+        matches.len(),
+        ["MATCH", "ASK", "ASK_R", "MATCHED", "RETRIES", "WITHDRAWN", "DROPPED", "LIVE"],
+    );
+    let yes = |yes: bool| if yes { "yes" } else { "-" }.to_owned();
+    let rows = matches.into_iter().map(|m| {
+        [
+            m.name,
+            m.ask.waiting.to_string(),
+            m.ask_r.waiting.to_string(),
+            m.matched.to_string(),
+            m.ends.retries.to_string(),
+            m.ends.withdrawn.to_string(),
+            m.ends.drops.to_string(),
+            yes(m.live),
+        ]
+    });
+    print_table(header, rows.collect());
+    if shown < total {
+        println!("the {shown} busiest of {total}");
+    }
+    let Regulators { regulators, total } = parse(&bodies[1])?;
+    let (shown, header) = (
+        regulators.len(),
+        [
+            "REGULATOR",
+            "WAITING",
+            "RUNNING",
+            "OPEN",
+            "ADMITTED",
+            "RETRIES",
+            "WITHDRAWN",
+            "DROPPED",
+            "LIVE",
+        ],
+    );
+    let rows = regulators.into_iter().map(|r| {
+        [
+            r.name,
+            r.line.waiting.to_string(),
+            r.running.to_string(),
+            yes(r.open),
+            r.admitted.to_string(),
+            r.ends.retries.to_string(),
+            r.ends.withdrawn.to_string(),
+            r.ends.drops.to_string(),
+            yes(r.live),
+        ]
+    });
+    println!();
+    print_table(header, rows.collect());
+    if shown < total {
+        println!("the {shown} busiest of {total}");
+    }
     Ok(())
 }
 

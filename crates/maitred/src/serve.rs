@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
 use crate::calls::Calls;
-use crate::config::{Endpoint, LogFormat, Mechanism, Overrides, Settings, Tasks};
+use crate::config::{self, Endpoint, LogFormat, Mechanism, Overrides, Settings, Tasks};
 use crate::http::{self, House};
 use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
@@ -26,6 +26,8 @@ use crate::view::Clock;
 /// What a reload found.
 pub(crate) struct NewRules {
     pub(crate) shard: ShardConfig,
+    /// What `tls://` listeners show from here on.
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     /// Keys that changed but only count from the next start on.
     pub(crate) needs_restart: Vec<&'static str>,
 }
@@ -64,7 +66,7 @@ impl Source {
         if (&new.log_level, new.log_format) != (&old.log_level, old.log_format) {
             needs_restart.push("log");
         }
-        Ok(NewRules { shard, needs_restart })
+        Ok(NewRules { shard, tls: new.tls, needs_restart })
     }
 }
 
@@ -85,20 +87,13 @@ pub(crate) fn run(
         Err(why) => format!("store none: {why}"),
     };
     let broker = Broker::bind(settings, path, overrides, opened)?;
-    tell([found]);
-    tell(broker.addresses());
-    tell(["ready".into()]);
-    tell(broker.hints());
+    let mut lines = vec![found];
+    lines.extend(broker.addresses());
+    lines.push("ready".to_owned());
+    lines.extend(broker.hints());
+    // A reader that went away must not end the broker.
+    let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
     broker.run()
-}
-
-/// Prints lines for whoever reads them; a reader that went away must not end the broker.
-fn tell(lines: impl IntoIterator<Item = String>) {
-    let mut out = std::io::stdout().lock();
-    for line in lines {
-        let _ = writeln!(out, "{line}");
-    }
-    let _ = out.flush();
 }
 
 /// Where data is kept if nobody says.
@@ -160,16 +155,19 @@ impl Broker {
         settings.shard.titanic = settings.tasks.plan.titanic && opened.is_ok();
         let mut listeners = Vec::new();
         let mut mdp = Vec::new();
-        let guards = |mechanism| settings.insecure || mechanism == Mechanism::Curve;
+        let guards = |endpoint: &Endpoint, mechanism: Mechanism| {
+            settings.insecure || mechanism.guards(endpoint.scheme)
+        };
         for (endpoint, mechanism, dialect) in &settings.mdp {
-            let (listener, place) = transport::listen(endpoint, guards(*mechanism))?;
+            let (listener, place) = transport::listen(endpoint, guards(endpoint, *mechanism))?;
             mdp.push(place);
             listeners.push((listener, *dialect));
         }
         let mut ppp = Vec::new();
         for (place, queue) in settings.ppp.iter().enumerate() {
             let mut listen = |(endpoint, dialect): (&Endpoint, Dialect)| {
-                let (listener, place) = transport::listen(endpoint, guards(queue.mechanism))?;
+                let guarded = guards(endpoint, queue.mechanism);
+                let (listener, place) = transport::listen(endpoint, guarded)?;
                 listeners.push((listener, dialect));
                 Ok(place)
             };
@@ -187,8 +185,10 @@ impl Broker {
         };
         let clock = Clock::start();
         let seed = (fastrand::u64(..), fastrand::u64(..));
-        let shard = Shard::new(settings.shard.clone(), seed, 0, 1, clock.now());
-        let mut reactor = Reactor::new(shard, clock, listeners, settings.drain_timeout)
+        let shard = Shard::new(settings.shard.clone(), seed, 0, 1, clock.now())
+            .with_rules_read_by(config::read_place);
+        let tls = settings.tls.clone();
+        let mut reactor = Reactor::new(shard, clock, listeners, tls, settings.drain_timeout)
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let inbox = reactor.inbox();
         let source = Arc::new(Source { path, overrides, started: settings });
@@ -272,8 +272,8 @@ impl Broker {
             runtime.spawn(desk.clone().drive());
         }
         runtime.spawn(obey_signals(signals, inbox.clone(), source.clone()));
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let http = if let Some((listener, address)) = http {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let served = http.map(|(listener, address)| {
             let settings = &source.started;
             let reload = {
                 let source = source.clone();
@@ -292,21 +292,19 @@ impl Broker {
                 usize::try_from(body_max).unwrap_or(usize::MAX),
                 reload,
             );
-            Some(runtime.spawn(serve_http(listener, Arc::new(house), stopped)))
-        } else {
-            None
-        };
+            runtime.spawn(serve_http(listener, Arc::new(house), stopped))
+        });
         let reactor = std::thread::Builder::new()
             .name("reactor".into())
             .spawn(move || reactor.run())
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let ended = reactor.join().map_err(|_| Failure::new("the reactor panicked"))?;
-        if let Some(http) = http {
-            // Replies that HTTP is still writing get a moment; there is nobody to hear of it.
-            let _ = stop.send(());
-            let _ = runtime.block_on(async { tokio::time::timeout(GOODBYE, http).await });
+        // Whoever was told something by the reactor must hear it over HTTP, too.
+        drop(stop);
+        if let Some(served) = served {
+            let _ = runtime.block_on(async { tokio::time::timeout(LAST_REPLIES, served).await });
         }
-        runtime.shutdown_timeout(GOODBYE);
+        runtime.shutdown_timeout(Duration::from_millis(200));
         if let Some(desk) = desk {
             desk.close();
         }
@@ -321,9 +319,10 @@ impl Broker {
     }
 }
 
-/// What HTTP may take to end.
-const GOODBYE: Duration = Duration::from_millis(200);
+/// How long HTTP may go on writing when the broker has ended.
+const LAST_REPLIES: Duration = Duration::from_secs(1);
 
+/// Serves until `stopped` is over, and then finishes the replies that are under way.
 async fn serve_http(
     listener: std::net::TcpListener,
     house: Arc<House>,
@@ -332,8 +331,10 @@ async fn serve_http(
     let served = async {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let stopped = async { drop(stopped.await) };
-        axum::serve(listener, http::routes(house)).with_graceful_shutdown(stopped).await
+        let over = async {
+            let _ = stopped.await;
+        };
+        axum::serve(listener, http::routes(house)).with_graceful_shutdown(over).await
     };
     if let Err(error) = served.await {
         tracing::error!(%error, "HTTP stopped");
@@ -358,9 +359,9 @@ async fn obey_signals(signals: [Signal; 3], inbox: Arc<Inbox>, source: Arc<Sourc
             _ = interrupt.recv() => drain(&inbox),
             _ = hangup.recv() => match source.reload() {
                 Err(error) => tracing::error!(error, "configuration refused; the old one stays"),
-                Ok(NewRules { shard, needs_restart }) => {
+                Ok(NewRules { shard, tls, needs_restart }) => {
                     let (done, applied) = tokio::sync::oneshot::channel();
-                    let reload = Command::Reload { config: Box::new(shard), done };
+                    let reload = Command::Reload { config: Box::new(shard), tls, done };
                     if inbox.send(reload).is_ok() && applied.await.is_ok() {
                         tracing::info!(?needs_restart, "configuration applied");
                     }
@@ -379,11 +380,15 @@ fn drain(inbox: &Inbox) {
 /// Lines are written by a thread of their own: a terminal that stops reading must not stop the
 /// reactor. Lines that pile up are lost.
 fn start_log(settings: &Settings) -> WorkerGuard {
-    let level = &settings.log_level;
+    log_to_stderr(&settings.log_level, settings.log_format)
+}
+
+/// Log lines go to standard error, from a thread of their own.
+pub(crate) fn log_to_stderr(level: &str, format: LogFormat) -> WorkerGuard {
     let filter = EnvFilter::try_from_env("MAITRED_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let (lines, guard) = tracing_appender::non_blocking(std::io::stderr());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
-    let started = match settings.log_format {
+    let started = match format {
         LogFormat::Text => log.with_ansi(false).try_init(),
         LogFormat::Json => log.json().try_init(),
     };
@@ -412,7 +417,7 @@ fn raise_file_limit(connections: usize) {
 }
 
 /// Takes the data directory for this process alone.
-fn lock_data(dir: PathBuf) -> Result<std::fs::File, Failure> {
+pub(crate) fn lock_data(dir: PathBuf) -> Result<std::fs::File, Failure> {
     let cannot = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(format!("cannot {what} data directory {}: {error}", dir.display()))
     };

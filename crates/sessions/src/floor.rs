@@ -8,8 +8,8 @@ use core::net::SocketAddr;
 
 use bytes::Bytes;
 use engine::{
-    Blob, ConnId, Effect, Event, Expulsion, Met, Out, PrincipalId, Reason, RequestId, Span, Time,
-    Wheel,
+    Blob, ConnId, Effect, Event, Expulsion, Met, Out, Place, PlaceChange, PrincipalId, Reason,
+    RequestId, Span, Time, Wheel,
 };
 use zmtp::put_frame;
 
@@ -18,7 +18,7 @@ use crate::config::{ShardConfig, Speaks};
 use crate::errand::Errand;
 use crate::mdp::{Mmi, REFUSED, Tag};
 use crate::meet;
-use crate::shard::Counters;
+use crate::shard::{Counters, Guest};
 use crate::strikes::Strikes;
 use crate::tongue::{Asker, Tongue};
 use crate::wire::{Partial, Role, Wire};
@@ -33,7 +33,8 @@ const SPARE_CAPACITY: usize = 64 * 1024;
 pub enum CloseReason {
     /// The peer closed it, or the network did.
     Ended,
-    /// The peer broke ZMTP or a limit of it; the label is stable, the text is for people.
+    /// The peer broke ZMTP or a limit of it, or what the shell speaks below it; the label is
+    /// stable, the text is for people.
     Zmtp(&'static str, String),
     /// The handshake took too long.
     Handshake,
@@ -103,6 +104,8 @@ pub enum Note {
     Garbage(ConnId, &'static str),
     /// A service's alarm changes: its name, whether it is raised, how long the oldest waits.
     Alarm(Bytes, bool, Span),
+    /// A named place was started, changed or stopped.
+    Place(Place, Bytes, PlaceChange),
     /// The last request ended after a drain began.
     Drained,
 }
@@ -112,6 +115,8 @@ impl Note {
     fn from_effect(effect: &Effect<'_>) -> Option<Note> {
         if let Effect::Alarm { service, raised, oldest } = effect {
             Some(Note::Alarm(Bytes::copy_from_slice(service), *raised, *oldest))
+        } else if let Effect::Place { place, name, change } = effect {
+            Some(Note::Place(*place, Bytes::copy_from_slice(name), *change))
         } else {
             matches!(effect, Effect::Drained).then_some(Note::Drained)
         }
@@ -184,7 +189,7 @@ impl Cross {
             Effect::Expel { to, why } => Cross::Expel(to, term, why),
             Effect::Pause { to } => Cross::Pause(to, home),
             Effect::Resume { to } => Cross::Resume(to, home),
-            Effect::Alarm { .. } | Effect::Drained => return None,
+            Effect::Alarm { .. } | Effect::Place { .. } | Effect::Drained => return None,
         })
     }
 
@@ -255,6 +260,7 @@ enum Conn {
 pub(crate) struct Local {
     partial: Partial,
     pub(crate) known_to: u64,
+    pub(crate) guest: Option<Box<Guest>>,
 }
 
 /// All connections of one shard.
@@ -317,8 +323,8 @@ impl Floor {
         self.insert(Conn::Wire(Box::new(wire)))
     }
 
-    pub(crate) fn insert_local(&mut self) -> ConnId {
-        self.insert(Conn::Local(Local::default()))
+    pub(crate) fn insert_local(&mut self, guest: Option<Box<Guest>>) -> ConnId {
+        self.insert(Conn::Local(Local { guest, ..Local::default() }))
     }
 
     fn insert(&mut self, conn: Conn) -> ConnId {
@@ -593,6 +599,7 @@ impl Floor {
     fn on_met(&mut self, to: ConnId, tag: u64, envelope: &[u8], answer: &Met<'_>) {
         let tag = Tag::unpack(tag);
         let Some(mmi) = tag.mmi else { return };
+        self.note_guest(to, answer);
         meet::with_frames(answer, |frames| self.answer(to, tag, envelope, mmi.name(), frames));
     }
 
@@ -704,7 +711,7 @@ impl Floor {
                     }
                 }
             }
-            Effect::Alarm { .. } | Effect::Drained => {}
+            Effect::Alarm { .. } | Effect::Place { .. } | Effect::Drained => {}
         }
     }
 

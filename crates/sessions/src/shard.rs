@@ -7,13 +7,16 @@
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::hash::Hasher;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
-use engine::{Blob, ConnId, Engine, Event, Place, PrincipalId, Request, Span, Time, WhenFull};
+use engine::{
+    Blob, ConnId, Engine, Event, MeetWord, Place, PrincipalId, Request, Span, Time, WhenFull,
+};
 use siphasher::sip::SipHasher13;
 use zmtp::{Frames, Message, Step, Work};
 
@@ -23,7 +26,7 @@ use crate::door::Credentials;
 use crate::errand::{self, Errand, Sender};
 use crate::floor::{CloseReason, Cross, Floor, Note, Outcome};
 use crate::mdp::{self, FAILED, Mmi, Tag, Version, Word, WorkerWord};
-use crate::meet;
+use crate::meet::{self, ReadRules};
 use crate::outbox::Outbox;
 use crate::tongue::{Asker, Tongue};
 use crate::wire::{Role, Serving, Wire};
@@ -31,6 +34,13 @@ use crate::wire::{Role, Serving, Wire};
 mod doors;
 
 mod pirates;
+
+mod guests;
+
+pub(crate) use guests::Guest;
+pub use guests::Lease;
+
+use guests::Labels;
 
 /// A direct read asks for at most this much at first, and at most doubles what has arrived, so
 /// that an announced length alone reserves next to nothing.
@@ -86,6 +96,8 @@ pub struct Call {
     pub body: Bytes,
     /// What the caller calls itself in a fair line; may be empty.
     pub fair_key: Bytes,
+    /// For how long it keeps a lock it is given, having no connection that could end.
+    pub lease: Option<Lease>,
 }
 
 /// One connection, for people.
@@ -149,6 +161,8 @@ pub struct Shard {
     credentials: Credentials,
     /// Steps of handshakes that wait to be computed.
     work: VecDeque<(ConnId, Work)>,
+    /// Connections that ended while they waited for such a step, since those were last looked for.
+    abandoned: usize,
     frames: Frames,
     fired: Vec<(ConnId, Time)>,
     /// Connections to close once their outbox was flushed as far as it goes.
@@ -157,6 +171,8 @@ pub struct Shard {
     readable: Vec<ConnId>,
     /// Requests of other shards' connections that wait until there is room.
     parked: BTreeMap<ConnId, VecDeque<Request<'static>>>,
+    read_rules: ReadRules,
+    labels: Labels,
     #[cfg(feature = "planted")]
     busy_beat: bool,
 }
@@ -186,6 +202,7 @@ impl Shard {
             doors: doors.collect(),
             credentials: config.credentials.clone(),
             work: VecDeque::new(),
+            abandoned: 0,
             me,
             shards,
             seed,
@@ -196,9 +213,17 @@ impl Shard {
             closing: Vec::new(),
             readable: Vec::new(),
             parked: BTreeMap::new(),
+            read_rules: meet::no_rules,
+            labels: Labels::default(),
             #[cfg(feature = "planted")]
             busy_beat: false,
         }
+    }
+
+    /// The same shard, where places may be declared with rules that `read_rules` understands.
+    #[must_use]
+    pub fn with_rules_read_by(self, read_rules: ReadRules) -> Shard {
+        Shard { read_rules, ..self }
     }
 
     /// Takes in a new connection; `None` if there are as many as there may be.
@@ -302,6 +327,8 @@ impl Shard {
         for (id, armed) in fired.drain(..) {
             if self.floor.wire(id).is_some_and(|wire| wire.armed == armed) {
                 self.on_timer(now, id);
+            } else if self.floor.local(id).is_some() {
+                self.on_lease_end(now, id, armed);
             }
         }
         self.fired = fired;
@@ -327,7 +354,7 @@ impl Shard {
     /// [`take_outcomes`](Shard::take_outcomes) under the id returned; then, or to give up,
     /// [`hang_up`](Shard::hang_up).
     pub fn call(&mut self, now: Time, call: Call) -> ConnId {
-        let id = self.floor.insert_local();
+        let id = self.floor.insert_local(call.lease.map(|lease| Guest::new(call.principal, lease)));
         let tag = Tag { version: Version::V02, service_frame: true, mmi: None };
         if errand::is_errand(&call.service, self.floor.config.titanic) {
             let envelope = Bytes::new();
@@ -367,6 +394,7 @@ impl Shard {
     /// Ends a call from inside the process.
     pub fn hang_up(&mut self, now: Time, id: ConnId) {
         if self.floor.local(id).is_some() {
+            self.labels.forget(id);
             self.tell_gone(now, id);
             self.floor.remove(id);
             self.settle(now);
@@ -913,7 +941,14 @@ impl Shard {
             let name = body.last().copied().unwrap_or_default();
             return self.on_mmi(now, id, service, name, tag, envelope);
         };
-        match meet::read(place, body) {
+        let read = meet::read(place, body, self.read_rules).and_then(|word| {
+            let most = self.floor.config.limits.name_bytes;
+            let fits = (1..=most).contains(&word.name.as_slice().len());
+            let fits = fits || !matches!(word.word, MeetWord::Declare(_));
+            if fits { Ok(word) } else { Err(format!("a name has from 1 to {most} octets").into()) }
+        });
+        match read {
+            Ok(word) if self.cancels_labelled(now, id, principal, &word) => {}
             Ok(word) => {
                 let home = self.home_of(word.name.as_slice());
                 let tag = Tag { mmi: Some(Mmi::Meet(place)), ..tag }.pack();
@@ -1210,6 +1245,7 @@ impl Shard {
         wire.parted = true;
         wire.closing = true;
         wire.pending = Vec::new();
+        self.abandoned += usize::from(wire.zmtp.is_held());
         let remote = wire.remote;
         self.floor.notes.push(Note::Closed(id, remote, reason));
         self.tell_gone(now, id);

@@ -18,6 +18,8 @@
 //! | `close c1` | the peer goes away |
 //! | `stall c1`, `sip c1`, `read c1` | the peer stops reading, reads ten octets, reads again |
 //! | `call l1 echo "body" … `, `hang l1` | calls from inside |
+//! | `call l1+n …` | it keeps a lock it is given for n ms |
+//! | `goes_on l1 gate …`, `done l1 gate`, `failed` | under it: `lease=n`, `guesses`, `stranger` |
 //! | `answer e1 "frame" …` | the shell's answer to the first errand |
 //! | `configure key=n …`, `drain`, `shutdown` | |
 //! | `hold`, `let go` | what crosses between shards waits, or does no longer |
@@ -33,10 +35,13 @@ use std::vec::Vec;
 
 use super::house::{House, Seen};
 use super::peer::{Heard, command, message, show};
-use crate::{Dialect, Errand, Note, Outcome, Pair, Sender, ShardConfig, Speaks, home_of};
+use crate::{Dialect, Errand, Lease, Note, Outcome, Pair, Sender, ShardConfig, Speaks, home_of};
 use bytes::Bytes;
-use engine::{ConnId, MatchRules, RegulatorRules, SideRules, Span, Time};
+use engine::{ConnId, MatchRules, PrincipalId, RegulatorRules, SideRules, Span, Time};
 use matching::ValveConfig;
+
+/// What calls that stay are known by.
+const SECRET: u128 = 0x5EC2E7;
 
 #[test]
 fn transcripts() {
@@ -180,11 +185,9 @@ impl Story {
             ["stall", name] => self.house.stall(self.ids[name], true),
             ["read", name] => self.house.stall(self.ids[name], false),
             ["sip", name] => self.house.sip(self.ids[name]),
-            ["call", name, service, ref body @ ..] => {
-                let body: Vec<Vec<u8>> = body.iter().map(|frame| self.frame(frame)).collect();
-                let shards = self.house.shards.len() - 1;
-                let id = self.house.call(shards, service.as_bytes(), &message(&body));
-                self.ids.insert(name.to_string(), id);
+            ["call", name, service, ref body @ ..] => self.call(name, service, body),
+            [word @ ("goes_on" | "done" | "failed"), name, place, ref options @ ..] => {
+                self.speak_again(word, name, place, options);
             }
             ["hang", name] => {
                 let (id, now) = (self.ids[name], self.house.now);
@@ -326,6 +329,38 @@ impl Story {
         }
     }
 
+    /// A call from inside: `l1`, or `l1+n` with a lease of so many milliseconds.
+    fn call(&mut self, name: &str, service: &str, body: &[&str]) {
+        let (name, lease) = match name.split_once('+') {
+            Some((name, millis)) => (name, Some(Span::from_millis(number(millis)))),
+            None => (name, None),
+        };
+        let lease = lease.map(|span| Lease { span, secret: SECRET });
+        let body: Vec<Vec<u8>> = body.iter().map(|frame| self.frame(frame)).collect();
+        let shards = self.house.shards.len() - 1;
+        let id = self.house.call(shards, service.as_bytes(), &message(&body), lease);
+        self.ids.insert(name.to_string(), id);
+    }
+
+    /// A call that stayed says another word.
+    fn speak_again(&mut self, word: &str, name: &str, place: &str, options: &[&str]) {
+        let (id, now) = (self.ids[name], self.house.now);
+        let stranger = options.contains(&"stranger");
+        let secret = if options.contains(&"guesses") { SECRET - 1 } else { SECRET };
+        let principal = if stranger { PrincipalId::ANONYMOUS } else { PrincipalId::HOUSE };
+        let span = options.iter().find_map(|option| option.strip_prefix("lease="));
+        let span = span.map(|millis| Span::from_millis(number(millis)));
+        let (shard, whose) = (self.house.shard(id), (principal, secret));
+        let place = place.as_bytes();
+        let heard = match word {
+            "goes_on" => shard.go_on(now, id, whose, place, span),
+            _ => shard.done(now, id, whose, place, word == "done"),
+        };
+        let stays = shard.stays(id);
+        self.lines.push(format!("{name} heard {heard} stays {stays}"));
+        self.house.turn();
+    }
+
     fn note(&self, note: &Note) -> String {
         match note {
             Note::Denied(id, ..) => format!("{id:?}: may not call that"),
@@ -339,6 +374,9 @@ impl Story {
             Note::Drained => "drained".into(),
             Note::Alarm(service, raised, _) => {
                 format!("note {} alarm {raised}", String::from_utf8_lossy(service))
+            }
+            Note::Place(_, name, change) => {
+                format!("place {} {}", String::from_utf8_lossy(name), change.as_str())
             }
             Note::Closed(..) => unreachable!("it was taken apart before"),
         }
