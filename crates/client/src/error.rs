@@ -97,6 +97,14 @@ pub enum Error {
         /// What it said.
         message: Box<str>,
     },
+    /// The broker's task store refused something; see the guide's page on tasks for its reasons.
+    #[error("{reason}: {message}")]
+    Task {
+        /// Why, in a word: `stale_lease`, `no_space`, …
+        reason: Box<str>,
+        /// What, and what to do about it.
+        message: Box<str>,
+    },
     /// This client cannot meet others.
     #[error("{problem}: whoever meets others has one pipelined connection to one broker")]
     CannotMeet {

@@ -11,6 +11,7 @@ mod meet;
 mod message;
 mod ppp;
 mod stream;
+pub mod tasks;
 mod tls;
 mod wire;
 mod worker;

@@ -38,6 +38,10 @@ pub(crate) struct Answered {
     pub(crate) leases: Vec<Token>,
 }
 
+/// Tasks of one word; so many together are a call, so that two of the largest are one the store
+/// takes.
+const MANY: usize = limits::BATCH / 2;
+
 /// What one turn asks of the store.
 #[derive(Default)]
 struct Batch {
@@ -77,7 +81,7 @@ impl Desk {
                 }
             };
             self.take_errand(errand, &rights, &mut batch);
-            if batch.tasks.len() >= limits::BATCH || batch.settles.len() >= limits::BATCH {
+            if batch.tasks.len() >= MANY || batch.settles.len() >= MANY {
                 self.send_batch(std::mem::take(&mut batch));
             }
         }

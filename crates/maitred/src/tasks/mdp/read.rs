@@ -2,7 +2,7 @@
 
 use store::{Claim, Command, Extend, NewTask, Outcome, Release, Settle, TaskId, Token, limits};
 
-use super::Form;
+use super::{Form, MANY};
 use crate::tasks::words::{self, Denial};
 
 /// How long a claim may wait, in ms: a client that waits longer asks again.
@@ -38,6 +38,9 @@ pub(super) fn read(frames: &[&[u8]]) -> Result<Word, Denial> {
                 words::set(&mut task, name, value)?;
             }
             Ok(Word::Enqueue(vec![words::finish(task)?], Form::One))
+        }
+        (b"enqueue_all", [_, payloads @ ..]) if payloads.len() > MANY => {
+            Err(Denial::invalid(format!("enqueue_all: at most {MANY} tasks at a time")))
         }
         (b"enqueue_all", [task_type, payloads @ ..]) if !payloads.is_empty() => {
             let task_type = text("TYPE", task_type)?;
@@ -257,6 +260,9 @@ mod tests {
         for (frames, expected) in cases {
             assert_eq!(outcome(frames), (token.into(), expected));
         }
+        let many = [&[&b"enqueue_all"[..], b"mail"][..], &[&b"x"[..]; MANY + 1]].concat();
+        assert!(read(&many).is_err());
+        assert!(read(&many[..MANY + 2]).is_ok());
         assert!(read(&[b"fail", b"1f-a", b"why", b"7"]).is_err());
         assert!(read(&[b"fail", b"1f-a", b"why", b"retry_after_ms=7", b"x"]).is_err());
     }
