@@ -4,7 +4,8 @@
  * recently used first. No heartbeats, no expiry, no redelivery, no limits: whatever a real broker
  * does beside, it does on top of this.
  *
- *   libzmq_broker ENDPOINT        prints the endpoint it bound, then serves until it is killed
+ *   libzmq_broker ENDPOINT [KEY]  prints the endpoint it bound, then serves until it is killed;
+ *                                 with a secret key as Z85 it speaks CURVE, and lets everybody in
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -182,8 +183,13 @@ int main(int argc, char **argv)
     router = zmq_socket(zmq_ctx_new(), ZMQ_ROUTER);
     zmq_setsockopt(router, ZMQ_SNDHWM, &unlimited, sizeof unlimited);
     zmq_setsockopt(router, ZMQ_RCVHWM, &unlimited, sizeof unlimited);
-    if (argc != 2 || zmq_bind(router, argv[1])) {
-        fprintf(stderr, "usage: libzmq_broker ENDPOINT (%s)\n", zmq_strerror(zmq_errno()));
+    if (argc == 3) {
+        int server = 1;
+        zmq_setsockopt(router, ZMQ_CURVE_SERVER, &server, sizeof server);
+        zmq_setsockopt(router, ZMQ_CURVE_SECRETKEY, argv[2], 41);
+    }
+    if (argc < 2 || argc > 3 || zmq_bind(router, argv[1])) {
+        fprintf(stderr, "usage: libzmq_broker ENDPOINT [KEY] (%s)\n", zmq_strerror(zmq_errno()));
         return 1;
     }
     zmq_getsockopt(router, ZMQ_LAST_ENDPOINT, endpoint, &bytes);

@@ -24,7 +24,7 @@
 use engine::Span;
 use libfuzzer_sys::fuzz_target;
 use maitred_fuzz::house::House;
-use sessions::ShardConfig;
+use sessions::{Dialect, ShardConfig};
 
 const WORDS: [&[u8]; 16] = [
     b"",
@@ -101,7 +101,9 @@ fn open(house: &mut House, bits: u8) {
         opening.resize(64, 0);
         opening.extend_from_slice(b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER");
     }
-    house.open(usize::from(bits & 1), bits & 4 != 0, &opening);
+    let pongs = bits & 4 != 0;
+    let dialect = Dialect { mdp02_service_frame: pongs, ..Dialect::default() };
+    house.open(usize::from(bits & 1), dialect, pongs, &opening);
 }
 
 fn config(bits: u8) -> ShardConfig {

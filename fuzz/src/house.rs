@@ -49,9 +49,8 @@ impl House {
     }
 
     /// A new connection, through its handshake if `opening` is one.
-    pub fn open(&mut self, shard: usize, pongs: bool, opening: &[u8]) {
+    pub fn open(&mut self, shard: usize, dialect: Dialect, pongs: bool, opening: &[u8]) {
         let shard = shard % self.shards.len();
-        let dialect = Dialect { mdp02_service_frame: pongs };
         let remote = Some(([10, 0, 0, 1], 1).into());
         let Some(id) = self.shards[shard].open(self.now, dialect, remote) else { return };
         self.peers.push(id);
@@ -84,7 +83,13 @@ impl House {
 
     pub fn call(&mut self, service: &[u8], body: &[u8]) {
         let (service, body) = (service.to_vec().into(), body.to_vec().into());
-        let id = self.shards[0].call(self.now, Call { service, body });
+        let call = Call {
+            principal: engine::PrincipalId::HOUSE,
+            service,
+            body,
+            fair_key: Vec::new().into(),
+        };
+        let id = self.shards[0].call(self.now, call);
         self.calls.push((id, false));
         self.turn();
     }

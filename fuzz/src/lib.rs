@@ -1,6 +1,7 @@
 //! What the targets share: one side of a ZMTP conversation, driven the way the shell drives it.
 
 pub mod house;
+pub mod secure;
 
 use zmtp::{Config, Connection, Error, Event, Frames, Limits, Step};
 

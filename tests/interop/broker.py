@@ -71,9 +71,26 @@ class Broker:
         command += ["--http", http_address, "--data", self.directory / "data"]
         self.child = Child(command, env=quiet_environment(), cwd=self.directory)
         self.child.line(lambda line: line == "ready", timeout=15.0)
-        self.endpoints = self._listening("mdp", r"tcp://127\.0\.0\.1:[1-9]\d*")
+        self.endpoints = self._listening("mdp", r"tcp://(127\.0\.0\.1|\[::1\]|0\.0\.0\.0):[1-9]\d*|ipc://\S+")
         (self.http_url,) = self._listening("http", r"http://127\.0\.0\.1:[1-9]\d*")
+        self.queues = self._queues()
         return self
+
+    def _queues(self):
+        """Front and back end of each Paranoid Pirate queue, as printed."""
+        form = r"listening ppp-(?:front|back)end (tcp://127\.0\.0\.1:[1-9]\d*) service (.+)"
+        found = [re.fullmatch(form, line) for line in self.child.stdout if " ppp-" in line]
+        ends = [match[1] for match in found if match]
+        assert len(ends) % 2 == 0, self.child.output()
+        return list(zip(ends[::2], ends[1::2]))
+
+    @property
+    def front(self):
+        return self.queues[0][0]
+
+    @property
+    def back(self):
+        return self.queues[0][1]
 
     def _listening(self, what, form):
         head = f"listening {what} "

@@ -1,6 +1,8 @@
 """The guide, word by word: its Python programs and its command lines against a fresh broker."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +40,60 @@ def test_the_majordomo_page_serves_a_python_user(broker, tmp_path):
     client = program("docs/mdp.md", "client.py", broker, tmp_path)
     done = subprocess.run([sys.executable, client], capture_output=True, timeout=20)
     assert (done.returncode, done.stdout) == (0, b"upper [b'HELLO']\n"), done.stderr
+
+
+def test_the_paranoid_pirate_page_serves_a_python_user(start, tmp_path):
+    """Its queue, worker and client as they stand there, on other ports; then its commands."""
+    text = (ROOT / "docs/paranoid-pirate.md").read_text()
+    (queue,) = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
+    broker = start(re.sub(r"127\.0\.0\.1:557\d", "127.0.0.1:0", queue))
+    ends = {"tcp://127.0.0.1:5570": broker.front, "tcp://127.0.0.1:5571": broker.back}
+
+    def moved(source):
+        for old, new in ends.items():
+            source = source.replace(old, new)
+        return source
+
+    for name in ("worker.py", "client.py"):
+        path = program("docs/paranoid-pirate.md", name, broker, tmp_path)
+        path.write_text(moved(path.read_text()))
+    worker = python(broker, tmp_path / "worker.py")
+    broker.wait_workers("echo", 1)
+    client = [sys.executable, tmp_path / "client.py"]
+    done = subprocess.run(client, capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, b"[b'HELLO']\n"), done.stderr
+    worker.terminate()
+    broker.wait_workers("echo", 0)
+    lines = [moved(line) for line in re.findall(r"^\$ maitred (.*)$", text, re.M)]
+    work, call = (f"exec {binary()} {line}" for line in lines)
+    child = Child(["sh", "-c", work], env=quiet_environment(), cwd=broker.directory)
+    child.close = child.terminate
+    broker.own(child)
+    broker.wait_workers("echo", 1)
+    done = subprocess.run(["sh", "-c", call], capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, b"HELLO\n"), done.stderr
+
+
+def test_the_match_page_lets_two_programs_meet(start, tmp_path):
+    """Its places as they are declared there, its program twice, and what the page says it prints."""
+    text = (ROOT / "docs/match.md").read_text()
+    (places,) = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
+    broker = start(places)
+    path = program("docs/match.md", "meet.py", broker, tmp_path)
+    shown = re.findall(r'^\$ python3 meet.py (\w+) "(.*)"\n(.*)$', text, re.M)
+    assert [word for word, _, _ in shown] == ["ask", "ask_r"]
+    running = [
+        subprocess.Popen([sys.executable, path, word, value], stdout=subprocess.PIPE, text=True)
+        for word, value, _ in shown
+    ]
+    try:
+        for (_, _, printed), one in zip(shown, running):
+            assert one.communicate(timeout=20)[0] == printed + "\n"
+            assert one.returncode == 0
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
 
 
 def test_the_readme_serves_a_python_user(broker, tmp_path):
@@ -89,11 +145,75 @@ def test_the_first_commands(broker, page):
 def test_the_whole_configuration_of_the_docs_is_accepted(tmp_path):
     """Every key the page shows, optional ones included, passes `maitred check`."""
     text = (ROOT / "docs/configuration.md").read_text()
-    (shown,) = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
+    shown, lines = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
+    valves = re.findall(r"^\| `(\{ kind .*?\})` \|", text, re.M)
+    assert len(valves) == 6
+    lines += "".join(f"[services.v{n}]\nvalve = {valve}\n" for n, valve in enumerate(valves))
     uncommented = re.sub(r"^# (token = \"[^\"]*\").*$", r"\1", shown, flags=re.M)
     assert 'token = "' in uncommented
     file = tmp_path / "maitred.toml"
-    file.write_text(uncommented)
+    for shown in (uncommented, lines):
+        file.write_text(shown)
+        done = subprocess.run([binary(), "check", file], capture_output=True, timeout=20)
+        assert done.returncode == 0, done.stderr
+
+
+def simulated(page):
+    """Commands of a page with what it shows of their answers."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+    parts = [block.removeprefix("$ maitred ").split("\n", 1) for block in blocks]
+    return [(shlex.split(command), shown.rstrip("\n")) for command, shown in parts]
+
+
+def simulate(arguments, directory=ROOT):
+    """What `maitred simulate` prints; it must succeed."""
+    done = subprocess.run(
+        [binary(), *arguments], capture_output=True, text=True, timeout=60, cwd=directory
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_simulations_come_out_as_shown(tmp_path):
+    """Every command of the page; then its description and its trace as files."""
+    page = (ROOT / "docs/simulate.md").read_text()
+    described, again, recorded = simulated("docs/simulate.md")
+    for arguments, shown in (described, again):
+        assert len(shown.splitlines()) > 4
+        assert simulate(arguments).startswith(shown + "\n")
+    texts = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    sketch, trace = texts
+    assert simulate(described[0]).endswith("\n" + sketch)
+    (tmp_path / "arrivals.csv").write_text(trace)
+    assert simulate(recorded[0], tmp_path).startswith("2 requests in 0.005 s")
+    (load,) = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
+    (tmp_path / "load.toml").write_text(load)
+    out = json.loads(simulate(["simulate", "load.toml", "--json"], tmp_path))
+    assert [line["line"] for line in out["lines"]] == ["careful"]
+    assert len(out["lines"][0]["clients"]) == 3
+
+
+def test_the_page_on_disciplines_shows_what_it_says(tmp_path):
+    """Its picture and tables are made by the commands it names, and its rules are accepted."""
+    page = (ROOT / "docs/disciplines.md").read_text()
+    (command,) = re.findall(r"`maitred (simulate [^`]* --plot) [^`]*`", page)
+    picture = tmp_path / "rush.svg"
+    rush = simulate([*command.split(), picture])
+    assert picture.read_text() == (ROOT / "docs/simulate/rush.svg").read_text()
+    orders = simulate(simulated("docs/simulate.md")[1][0])
+    greedy = simulate(["simulate", "docs/simulate/greedy.toml"])
+    tables = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    for table, out in zip(tables, (rush, orders, greedy), strict=True):
+        assert f"\n\n{table}\n" in out
+    rules = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
+    valves = re.findall(r"^\| `(\{ kind = .*? \})` \|", page, re.M)
+    assert len(valves) == 6
+    guards = re.findall(r"^`((?:protect|alarm) = \{.*?\})`", page, re.M)
+    assert len(guards) == 2
+    rules += [f"[services.v{n}]\nvalve = {valve}\n" for n, valve in enumerate(valves)]
+    rules += ["[defaults]\n", *(f"{guard}\n" for guard in guards)]
+    file = tmp_path / "maitred.toml"
+    file.write_text("".join(rules))
     done = subprocess.run([binary(), "check", file], capture_output=True, timeout=20)
     assert done.returncode == 0, done.stderr
 
@@ -105,3 +225,49 @@ def test_the_demo_ends_well():
     )
     assert done.returncode == 0, done.stderr
     assert b'"HELLO, MAITRE D\'"' in done.stdout and b"6. The broker was drained" in done.stdout
+
+
+def test_the_five_steps_lock_a_broker(tmp_path):
+    """Each step of the security page as it stands there, on a port of the system's choice."""
+    text = (ROOT / "docs/security.md").read_text()
+    blocks = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", text, re.M | re.S)
+    make, config, check, serve = [body for _, body in blocks[:4]]
+    run = {"cwd": tmp_path, "env": quiet_environment(), "check": True, "capture_output": True}
+
+    def console(block):
+        return [line.strip().removeprefix("$ ").split() for line in block.splitlines()]
+
+    for command in console(make):
+        subprocess.run([binary(), *command[1:]], **run)
+    for name in ("shop", "resizer"):
+        public = (tmp_path / f"{name}.key.pub").read_text().strip()
+        config = re.sub(rf"…[^…]*{name}[^…]*…", lambda _, key=public: key, config)
+    (tmp_path / "maitred.toml").write_text(config.replace("…", ""))
+    for command in console(check):
+        subprocess.run(command if command[0] == "chmod" else [binary(), *command[1:]], **run)
+    (command,) = console(serve)
+    command = [part.strip("'").replace("*:5555", "127.0.0.1:0") for part in command[1:]]
+    broker = Child(
+        [binary(), *command, "--http", "127.0.0.1:0"], cwd=tmp_path, env=quiet_environment()
+    )
+    try:
+        endpoint = broker.line(lambda line: line.startswith("listening mdp")).split()[-1]
+        proof = ["--mdp", endpoint, "--server-key", "broker.key.pub", "--key"]
+        worker = Child(
+            [binary(), "work", "resize", *proof, "resizer.key", "--", "cat"],
+            cwd=tmp_path,
+            env=quiet_environment(),
+        )
+        try:
+            call = [binary(), "call", "resize", "a photo", *proof]
+            called = subprocess.run([*call, "shop.key"], **run)
+            assert called.stdout == b"a photo\n"
+            # The resizer may not call, and nobody comes in without a key.
+            for stranger in ([*call, "resizer.key"], [*call[:4], "--mdp", endpoint]):
+                refused = {**run, "check": False}
+                done = subprocess.run([*stranger, "--timeout", "1s"], **refused)
+                assert done.returncode == 3, done.stderr
+        finally:
+            worker.terminate()
+    finally:
+        broker.terminate()

@@ -523,6 +523,29 @@ def test_queue_bound_holds_back_instead_of_dropping(start):
     assert broker.metric("maitred_refusals_total") == 0
 
 
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_the_end_of_a_connection_that_is_held_back_is_noticed(start, end):
+    """At a full line nothing is read, and yet who is gone is gone: nobody works for it."""
+    broker = start('[services."echo"]\nqueue_max = 1\n')
+    first = broker.client()
+    first.request("echo", b"first")
+    broker.wait_service("echo", waiting=1)
+    held_back = [broker.raw() for _ in range(20)]
+    for at, peer in enumerate(held_back):
+        peer.send(EMPTY, b"MDPC01", b"echo", b"%d" % at)
+        peer.send(EMPTY, b"MDPC01", b"echo", b"%d again" % at)
+    last = broker.raw()
+    broker.wait_metric("maitred_connections", 22)
+    last.send(EMPTY, b"MDPC01", b"echo", b"last")
+    time.sleep(0.1)
+    for peer in held_back:
+        getattr(peer, end)()
+    broker.wait_metric("maitred_connections", 2)
+    worker = broker.worker("echo")
+    assert [worker.serve_one().body for _ in range(2)] == [[b"first"], [b"last"]]
+    worker.idle()
+
+
 def test_queued_bytes_are_bounded_too(start):
     broker = start('[defaults]\nqueue_bytes = "4MiB"\n')
     before = broker.rss_kib()

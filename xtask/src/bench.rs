@@ -4,11 +4,14 @@
 //! Everything is bounded, on loopback and on ports the system chooses; what is started is ended by
 //! its own handle.
 
+mod curve;
 mod loads;
+mod matching;
 mod peer;
 mod process;
 mod report;
 mod rooms;
+mod store;
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,7 +24,7 @@ use report::Report;
 /// The loads, by the names `maitred bench` knows.
 const LOADS: [&str; 5] = ["e1", "e2", "e3", "e4", "e5"];
 /// What else is measured.
-const ROOMS: [&str; 3] = ["latency", "memory", "idle"];
+const ROOMS: [&str; 5] = ["latency", "memory", "idle", "curve", "matching"];
 
 /// Measures what `args` name, by default all.
 ///
@@ -34,6 +37,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     {
         return rooms::be_victim(address);
     }
+    if args.len() == 1 && args[0] == "store" {
+        return store::run();
+    }
     let all = args.is_empty() || args.iter().any(|arg| arg == "all");
     let known = |arg: &String| LOADS.contains(&&**arg) || ROOMS.contains(&&**arg) || arg == "all";
     if let Some(unknown) = args.iter().find(|arg| !known(arg)) {
@@ -42,8 +48,15 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
     let wanted = |name: &str| all || args.iter().any(|arg| arg == name);
 
-    let programs = build()?;
     let mut report = Report::start();
+    if wanted("matching") {
+        matching::run(&mut report)?;
+    }
+    if !all && args.iter().all(|arg| arg == "matching") {
+        println!("{}", report.finish());
+        return Ok(());
+    }
+    let programs = build()?;
     let loads: Vec<&str> = LOADS.into_iter().filter(|name| wanted(name)).collect();
     loads::run(&programs, &loads, &mut report)?;
     if wanted("latency") {
@@ -54,6 +67,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
     if wanted("idle") {
         rooms::idle(&programs, &mut report)?;
+    }
+    if wanted("curve") {
+        curve::run(&programs, &mut report)?;
     }
     let text = report.finish();
     println!("{text}");

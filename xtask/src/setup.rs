@@ -5,8 +5,10 @@ use std::process::Command;
 use crate::sh;
 
 /// A program the tests run, and the Debian package that brings it.
-const PROGRAMS: [(&str, &[&str], &str); 2] = [
+const PROGRAMS: [(&str, &[&str], &str); 3] = [
     ("c++", &["--version"], "g++"),
+    // Records what the task store asks of the disk, and makes it fail.
+    ("strace", &["-V"], "strace"),
     ("python3", &["-c", "import venv, ensurepip"], "python3-venv"),
 ];
 

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, QUICK};
 use crate::calls::{BrokerStatus, Calls, CallsConfig, Request};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -127,7 +127,9 @@ impl std::fmt::Debug for Client {
 }
 
 impl ClientBuilder {
-    /// The protocol to speak; MDP/0.2 by default, and MDP/0.1 for brokers that know nothing else.
+    /// The protocol to speak; MDP/0.2 by default, MDP/0.1 for brokers that know nothing else, and
+    /// [`Protocol::Ppp`] for the front end of a Paranoid Pirate queue, which serves one service,
+    /// whatever name is called.
     pub fn protocol(mut self, protocol: Protocol) -> ClientBuilder {
         self.protocol = protocol;
         self
@@ -174,6 +176,22 @@ impl ClientBuilder {
         self
     }
 
+    /// Talks to nobody but the broker with that key, and proves to it that it has `keys`; all
+    /// traffic is sealed (CURVE).
+    pub fn curve(mut self, server: zmtp::PublicKey, keys: zmtp::KeyPair) -> ClientBuilder {
+        self.wire.security = zmtp::Security::CurveClient { server, keys };
+        self
+    }
+
+    /// Gives a name and a password, which everybody on the way can read (PLAIN). Each has at most
+    /// 255 bytes; what is longer is cut, and then refused by the broker.
+    pub fn plain(mut self, username: &str, password: &str) -> ClientBuilder {
+        let cut = |text: &str| text[..text.floor_char_boundary(255)].into();
+        let (username, password) = (cut(username), zeroize::Zeroizing::new(cut(password)));
+        self.wire.security = zmtp::Security::PlainClient { username, password };
+        self
+    }
+
     /// What a message may hold, sent or received.
     pub fn limits(mut self, limits: zmtp::Limits) -> ClientBuilder {
         self.wire.limits = limits;
@@ -209,7 +227,8 @@ impl ClientBuilder {
             protocol: self.protocol,
         });
         let drivers = endpoints.into_iter().enumerate().map(|(index, endpoint)| {
-            let driver = Driver { shared: shared.clone(), index, endpoint, wire: self.wire };
+            let driver =
+                Driver { shared: shared.clone(), index, endpoint, wire: self.wire.clone() };
             runtime.spawn(driver.run()).abort_handle()
         });
         let drivers = drivers.collect();
@@ -480,9 +499,9 @@ enum End {
 
 impl Driver {
     async fn run(self) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(QUICK);
         loop {
-            match Wire::connect(&self.endpoint, self.wire).await {
+            match Wire::connect(&self.endpoint, &self.wire).await {
                 Ok(wire) => {
                     let since = Instant::now();
                     let end = self.keep(wire).await;

@@ -1,6 +1,7 @@
-//! Where a broker listens: `tcp://host:port`.
+//! Where a broker listens: `tcp://host:port` or `ipc://path`.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::error::Error;
 
@@ -8,18 +9,32 @@ use crate::error::Error;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Endpoint {
     text: Box<str>,
-    /// Without brackets.
-    host: Box<str>,
-    port: u16,
+    address: Address,
+}
+
+/// What to connect to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Address {
+    /// A host, without brackets, and a port.
+    Tcp(Box<str>, u16),
+    /// A socket's file.
+    Ipc(PathBuf),
 }
 
 impl Endpoint {
-    /// Reads `tcp://host:port`; the host is a name, an IPv4 address, or an IPv6 address in
+    /// Reads `ipc://path` or `tcp://host:port`; the host is a name, an IPv4 address, or an IPv6 address in
     /// brackets.
     pub(crate) fn parse(text: &str) -> Result<Endpoint, Error> {
         let wrong = |problem| Error::Endpoint { endpoint: text.into(), problem };
-        let address =
-            text.strip_prefix("tcp://").ok_or_else(|| wrong("it does not start with tcp://"))?;
+        if let Some(path) = text.strip_prefix("ipc://") {
+            if path.is_empty() || path.starts_with('@') {
+                return Err(wrong("it names no file"));
+            }
+            return Ok(Endpoint { text: text.into(), address: Address::Ipc(path.into()) });
+        }
+        let address = text
+            .strip_prefix("tcp://")
+            .ok_or_else(|| wrong("it does not start with tcp:// or ipc://"))?;
         let (host, port) = match address.strip_prefix('[') {
             Some(rest) => {
                 let (host, rest) =
@@ -42,15 +57,15 @@ impl Endpoint {
         }
         let port = port.parse().ok().filter(|&port| port != 0);
         let port = port.ok_or_else(|| wrong("the port is not a number from 1 to 65535"))?;
-        Ok(Endpoint { text: text.into(), host: host.into(), port })
+        Ok(Endpoint { text: text.into(), address: Address::Tcp(host.into(), port) })
     }
 
     pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 
-    pub(crate) fn host_and_port(&self) -> (&str, u16) {
-        (&self.host, self.port)
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
     }
 }
 
@@ -66,9 +81,15 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Result<(&str, u16), &'static str>) {
+        let expected = expected.map(|(host, port)| Address::Tcp(host.into(), port));
+        check_address(text, expected);
+    }
+
+    #[track_caller]
+    fn check_address(text: &str, expected: Result<Address, &'static str>) {
         let endpoint = Endpoint::parse(text);
         let got = match &endpoint {
-            Ok(endpoint) => Ok(endpoint.host_and_port()),
+            Ok(endpoint) => Ok(endpoint.address().clone()),
             Err(Error::Endpoint { problem, .. }) => Err(*problem),
             Err(other) => panic!("{text}: {other}"),
         };
@@ -80,8 +101,12 @@ mod tests {
         check("tcp://127.0.0.1:5555", Ok(("127.0.0.1", 5555)));
         check("tcp://broker.example:1", Ok(("broker.example", 1)));
         check("tcp://[::1]:65535", Ok(("::1", 65535)));
-        check("127.0.0.1:5555", Err("it does not start with tcp://"));
-        check("ipc:///tmp/x", Err("it does not start with tcp://"));
+        check("127.0.0.1:5555", Err("it does not start with tcp:// or ipc://"));
+        check_address("ipc:///tmp/x", Ok(Address::Ipc("/tmp/x".into())));
+        check_address("ipc://x", Ok(Address::Ipc("x".into())));
+        check("ipc://", Err("it names no file"));
+        check("ipc://@x", Err("it names no file"));
+        check("inproc://x", Err("it does not start with tcp:// or ipc://"));
         check("tcp://localhost", Err("it has no port"));
         check("tcp://[::1]", Err("it has no port"));
         check("tcp://[::1:5555", Err("the bracket is never closed"));

@@ -9,7 +9,8 @@ use std::time::Duration;
 pub enum Error {
     /// An endpoint cannot be read.
     #[error(
-        "endpoint `{endpoint}`: {problem}; write it as tcp://host:port, IPv6 as tcp://[::1]:port"
+        "endpoint `{endpoint}`: {problem}; write it as tcp://host:port, IPv6 as \
+         tcp://[::1]:port, or ipc://path"
     )]
     Endpoint {
         /// As it was given.

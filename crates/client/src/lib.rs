@@ -8,10 +8,12 @@ mod endpoint;
 mod error;
 mod mdp;
 mod message;
+mod ppp;
+mod stream;
 mod wire;
 mod worker;
 
-pub use zmtp::Limits;
+pub use zmtp::{KeyPair, Limits, PublicKey, SecretKey};
 
 pub use crate::calls::BrokerStatus;
 pub use crate::client::{Call, Client, ClientBuilder, Replies};

@@ -1,12 +1,14 @@
-//! Majordomo's words (RFC 7 and RFC 18), as a client and a worker say and hear them.
+//! Majordomo's words (RFC 7 and RFC 18), as a client and a worker say and hear them. Paranoid
+//! Pirate's are in [`ppp`], and are told apart here.
 //!
 //! Knows bytes and frames only: nothing of sockets, of time, or of who called whom.
 
 use zmtp::put_frame;
 
 use crate::message::Message;
+use crate::ppp;
 
-/// A version of the Majordomo protocol.
+/// What is spoken with a broker.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Protocol {
     /// MDP/0.1 (RFC 7): spoken by every Majordomo broker. It knows no partial replies.
@@ -14,45 +16,63 @@ pub enum Protocol {
     /// MDP/0.2 (RFC 18): with partial replies.
     #[default]
     V02,
+    /// Paranoid Pirate (RFC 6), of a client to the front end or of a worker to the back end of a
+    /// queue. The endpoint stands for the service: names of services are not sent. It knows no
+    /// partial replies, no concurrency, and no goodbye.
+    Ppp,
 }
 
 impl Protocol {
-    fn client_header(self) -> &'static [u8] {
+    /// Headers and octets of a version of Majordomo; `None` for what is not Majordomo.
+    fn words(self) -> Option<Words> {
         match self {
-            Protocol::V01 => b"MDPC01",
-            Protocol::V02 => b"MDPC02",
+            Protocol::V01 => Some(Words {
+                client_header: b"MDPC01",
+                worker_header: b"MDPW01",
+                delimiter: true,
+                partial: None,
+                reply: 0x03,
+                heartbeat: 0x04,
+                disconnect: 0x05,
+            }),
+            Protocol::V02 => Some(Words {
+                client_header: b"MDPC02",
+                worker_header: b"MDPW02",
+                delimiter: false,
+                partial: Some(0x03),
+                reply: 0x04,
+                heartbeat: 0x05,
+                disconnect: 0x06,
+            }),
+            Protocol::Ppp => None,
         }
     }
 
-    fn worker_header(self) -> &'static [u8] {
-        match self {
-            Protocol::V01 => b"MDPW01",
-            Protocol::V02 => b"MDPW02",
-        }
+    /// Whether a worker may send partial replies.
+    pub(crate) fn has_partials(self) -> bool {
+        self.words().is_some_and(|words| words.partial.is_some())
     }
+}
 
-    fn heartbeat(self) -> u8 {
-        match self {
-            Protocol::V01 => 0x04,
-            Protocol::V02 => 0x05,
-        }
-    }
+/// What a version of Majordomo calls things.
+struct Words {
+    client_header: &'static [u8],
+    worker_header: &'static [u8],
+    /// 0.1 has the empty frame a REQ socket would add.
+    delimiter: bool,
+    partial: Option<u8>,
+    reply: u8,
+    heartbeat: u8,
+    disconnect: u8,
+}
 
-    fn disconnect(self) -> u8 {
-        match self {
-            Protocol::V01 => 0x05,
-            Protocol::V02 => 0x06,
+impl Words {
+    /// Writes what stands before every command of a worker.
+    fn put_worker_head(&self, out: &mut Vec<u8>, more: bool, command: u8) {
+        if self.delimiter {
+            put_frame(out, true, b"");
         }
-    }
-
-    /// Writes what stands before every command of a worker; 0.1 has the delimiter a REQ socket
-    /// would add.
-    fn put_worker_head(self, out: &mut Vec<u8>, more: bool, command: u8) {
-        match self {
-            Protocol::V01 => put_frame(out, true, b""),
-            Protocol::V02 => (),
-        }
-        put_frame(out, true, self.worker_header());
+        put_frame(out, true, self.worker_header);
         put_frame(out, more, &[command]);
     }
 }
@@ -79,21 +99,19 @@ pub(crate) fn put_request(
     service: &[u8],
     body: &Message,
 ) {
+    let Some(words) = protocol.words() else {
+        ppp::put_request_head(out, id);
+        return put_body(out, body);
+    };
     if let Some(id) = id {
         put_frame(out, true, &id.to_be_bytes());
     }
-    match protocol {
-        Protocol::V01 => {
-            put_frame(out, true, b"");
-            put_frame(out, true, protocol.client_header());
-        }
-        Protocol::V02 => {
-            if id.is_some() {
-                put_frame(out, true, b"");
-            }
-            put_frame(out, true, protocol.client_header());
-            put_frame(out, true, &[0x01]);
-        }
+    if words.delimiter || id.is_some() {
+        put_frame(out, true, b"");
+    }
+    put_frame(out, true, words.client_header);
+    if words.partial.is_some() {
+        put_frame(out, true, &[0x01]);
     }
     put_frame(out, true, service);
     put_body(out, body);
@@ -112,18 +130,17 @@ pub(crate) struct ReplyHead {
 /// Reads a reply's envelope; `None` if it is none. Frames between the id and the header are
 /// skipped, whether or not the delimiter is among them.
 pub(crate) fn read_reply(message: zmtp::Message<'_>, protocol: Protocol) -> Option<ReplyHead> {
-    let header = (0..3).find(|&i| message.frame(i) == Some(protocol.client_header()))?;
+    let Some(words) = protocol.words() else { return ppp::read_reply(message) };
+    let header = (0..3).find(|&i| message.frame(i) == Some(words.client_header))?;
     let id = match header {
         0 => None,
         _ => message.frame(0)?.try_into().ok().map(u64::from_be_bytes),
     };
-    let (part, service) = match protocol {
-        Protocol::V01 => (Part::Final, header + 1),
-        Protocol::V02 => match message.frame(header + 1)? {
-            [0x02] => (Part::Partial, header + 2),
-            [0x03] => (Part::Final, header + 2),
-            _ => return None,
-        },
+    let (part, service) = match (words.partial, message.frame(header + 1)?) {
+        (None, _) => (Part::Final, header + 1),
+        (Some(_), [0x02]) => (Part::Partial, header + 2),
+        (Some(_), [0x03]) => (Part::Final, header + 2),
+        (Some(_), _) => return None,
     };
     message.frame(service)?;
     Some(ReplyHead { id, part, body_from: service + 1 })
@@ -132,7 +149,8 @@ pub(crate) fn read_reply(message: zmtp::Message<'_>, protocol: Protocol) -> Opti
 /// Writes READY. A concurrency above one is told in an option frame that brokers which do not know
 /// it ignore.
 pub(crate) fn put_ready(out: &mut Vec<u8>, protocol: Protocol, service: &[u8], concurrency: usize) {
-    protocol.put_worker_head(out, true, 0x01);
+    let Some(words) = protocol.words() else { return ppp::put_ready(out) };
+    words.put_worker_head(out, true, 0x01);
     put_frame(out, concurrency > 1, service);
     if concurrency > 1 {
         put_frame(out, false, format!("concurrency={concurrency}").as_bytes());
@@ -140,17 +158,23 @@ pub(crate) fn put_ready(out: &mut Vec<u8>, protocol: Protocol, service: &[u8], c
 }
 
 pub(crate) fn put_heartbeat(out: &mut Vec<u8>, protocol: Protocol) {
-    protocol.put_worker_head(out, false, protocol.heartbeat());
+    match protocol.words() {
+        Some(words) => words.put_worker_head(out, false, words.heartbeat),
+        None => ppp::put_heartbeat(out),
+    }
 }
 
+/// Writes a goodbye, where there is a word for it.
 pub(crate) fn put_disconnect(out: &mut Vec<u8>, protocol: Protocol) {
-    protocol.put_worker_head(out, false, protocol.disconnect());
+    if let Some(words) = protocol.words() {
+        words.put_worker_head(out, false, words.disconnect);
+    }
 }
 
-/// Writes a reply to `client`, the address its request came with.
+/// Writes a reply to `client`, as its request named it.
 ///
 /// # Panics
-/// If it is a partial one in MDP/0.1, which knows none.
+/// If it is a partial one and the protocol knows none.
 pub(crate) fn put_reply(
     out: &mut Vec<u8>,
     protocol: Protocol,
@@ -158,15 +182,18 @@ pub(crate) fn put_reply(
     client: &[u8],
     body: &Message,
 ) {
-    let command = match (protocol, part) {
-        (Protocol::V01, Part::Final) => 0x03,
-        (Protocol::V02, Part::Partial) => 0x03,
-        (Protocol::V02, Part::Final) => 0x04,
-        (Protocol::V01, Part::Partial) => panic!("MDP/0.1 has no partial replies"),
-    };
-    protocol.put_worker_head(out, true, command);
-    put_frame(out, true, client);
-    put_frame(out, true, b"");
+    let command = protocol.words().map(|words| match part {
+        Part::Final => (words.reply, words),
+        Part::Partial => (words.partial.expect("the protocol has partial replies"), words),
+    });
+    match command {
+        Some((command, words)) => {
+            words.put_worker_head(out, true, command);
+            put_frame(out, true, client);
+            put_frame(out, true, b"");
+        }
+        None => out.extend_from_slice(client),
+    }
     put_body(out, body);
 }
 
@@ -193,8 +220,9 @@ pub(crate) enum Command<'a> {
 /// Reads what a broker tells a worker; `None` if it is no such thing. The delimiters before the
 /// header and after the client's address may be missing.
 pub(crate) fn read_command(message: zmtp::Message<'_>, protocol: Protocol) -> Option<Command<'_>> {
+    let Some(words) = protocol.words() else { return ppp::read_command(message) };
     let header = usize::from(message.frame(0)?.is_empty());
-    if message.frame(header)? != protocol.worker_header() {
+    if message.frame(header)? != words.worker_header {
         return None;
     }
     let &[command] = message.frame(header + 1)? else { return None };
@@ -204,10 +232,10 @@ pub(crate) fn read_command(message: zmtp::Message<'_>, protocol: Protocol) -> Op
         let delimited = message.frame(delimiter).is_some_and(<[u8]>::is_empty);
         return Some(Command::Request { client, body_from: delimiter + usize::from(delimited) });
     }
-    if command == protocol.heartbeat() {
+    if command == words.heartbeat {
         return Some(Command::Heartbeat);
     }
-    (command == protocol.disconnect()).then_some(Command::Disconnect)
+    (command == words.disconnect).then_some(Command::Disconnect)
 }
 
 /// The first frame of a two-frame final reply that is a broker's refusal; the second is its reason.
@@ -278,6 +306,8 @@ mod tests {
             "hi".into(),
             r"\x00\x00\x00\x00\x00\x00\x00\x01|∅|MDPC02|\x01|echo|hi",
         );
+        check(Protocol::Ppp, None, many(), "∅|a|∅|c");
+        check(Protocol::Ppp, Some(1), "hi".into(), r"\x00\x00\x00\x00\x00\x00\x00\x01|∅|hi");
     }
 
     #[test]
@@ -307,12 +337,17 @@ mod tests {
         check(Protocol::V02, &[id, b"", b"MDPC02", b"\x01", b"s", b"x"], None);
         check(Protocol::V02, &[id, b"", b"MDPC02", b"\x03"], None);
         check(Protocol::V02, &[id, id, b"", b"MDPC02", b"\x03", b"s"], None);
+        check(Protocol::Ppp, &[b"", b"x"], Some((None, Final, 1)));
+        check(Protocol::Ppp, &[id, b"", b"", b"x"], Some((Some(7), Final, 2)));
+        check(Protocol::Ppp, &[b"odd", b"", b"x"], Some((None, Final, 2)));
+        check(Protocol::Ppp, &[b"x"], None);
     }
 
     #[test]
     fn a_worker_speaks() {
-        let check = |put: &dyn Fn(&mut Vec<u8>, Protocol), v01: &str, v02: &str| {
-            for (protocol, expected) in [(Protocol::V01, v01), (Protocol::V02, v02)] {
+        let check = |put: &dyn Fn(&mut Vec<u8>, Protocol), v01: &str, v02: &str, ppp: &str| {
+            let all = [(Protocol::V01, v01), (Protocol::V02, v02), (Protocol::Ppp, ppp)];
+            for (protocol, expected) in all {
                 let mut out = Vec::new();
                 put(&mut out, protocol);
                 assert_eq!(shown(&out), expected);
@@ -322,18 +357,25 @@ mod tests {
             &|out, protocol| put_ready(out, protocol, b"echo", 1),
             r"∅|MDPW01|\x01|echo",
             r"MDPW02|\x01|echo",
+            r"\x01",
         );
         check(
             &|out, protocol| put_ready(out, protocol, b"echo", 8),
             r"∅|MDPW01|\x01|echo|concurrency=8",
             r"MDPW02|\x01|echo|concurrency=8",
+            r"\x01",
         );
-        check(&put_heartbeat, r"∅|MDPW01|\x04", r"MDPW02|\x05");
-        check(&put_disconnect, r"∅|MDPW01|\x05", r"MDPW02|\x06");
+        check(&put_heartbeat, r"∅|MDPW01|\x04", r"MDPW02|\x05", r"\x02");
+        check(&put_disconnect, r"∅|MDPW01|\x05", r"MDPW02|\x06", "");
         check(
-            &|out, protocol| put_reply(out, protocol, Part::Final, b"c", &"hi".into()),
+            &|out, protocol| {
+                let client: &[u8] =
+                    if protocol == Protocol::Ppp { b"\x01\x01c\x01\x00" } else { b"c" };
+                put_reply(out, protocol, Part::Final, client, &"hi".into());
+            },
             r"∅|MDPW01|\x03|c|∅|hi",
             r"MDPW02|\x04|c|∅|hi",
+            "c|∅|hi",
         );
         let mut out = Vec::new();
         put_reply(&mut out, Protocol::V02, Part::Partial, b"c", &"hi".into());
@@ -363,5 +405,14 @@ mod tests {
         check(Protocol::V02, &[b"MDPW02"], None);
         check(Protocol::V02, &[b"MDPW02", b"\x02\x02"], None);
         check(Protocol::V02, &[b""], None);
+        let request = |client, body_from| Some(Command::Request { client, body_from });
+        check(Protocol::Ppp, &[b"c", b"", b"x"], request(b"\x01\x01c\x01\x00", 2));
+        let stack = b"\x01\x01a\x01\x01b\x01\x00";
+        check(Protocol::Ppp, &[b"a", b"b", b"", b"", b"x"], request(stack, 3));
+        check(Protocol::Ppp, &[b"c", b""], request(b"\x01\x01c\x00\x00", 2));
+        check(Protocol::Ppp, &[b"c", b"x"], None);
+        check(Protocol::Ppp, &[b"\x02"], Some(Command::Heartbeat));
+        check(Protocol::Ppp, &[b"HEARTBEAT"], Some(Command::Heartbeat));
+        check(Protocol::Ppp, &[b"\x01"], None);
     }
 }

@@ -1,4 +1,4 @@
-//! One TCP connection that speaks ZMTP as a DEALER, with its buffers and its signs of life.
+//! One connection that speaks ZMTP as a DEALER, with its buffers and its signs of life.
 //!
 //! ```text
 //!  driver ─▶ tx ─▶ io ─▶ socket            one write for all that was put into tx since the last
@@ -14,19 +14,20 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use zmtp::{Connection, Event, Frames, SocketType, Step, put_ping};
+use zmtp::{Connection, Event, Frames, Security, SocketType, Step, put_ping};
 
 use crate::endpoint::Endpoint;
 use crate::message::Message;
+use crate::stream::Stream;
 
 /// Why there is no connection, for people.
 pub(crate) type Lost = Box<str>;
 
 /// How to connect, and when to give up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WireConfig {
+    pub(crate) security: Security,
     pub(crate) limits: zmtp::Limits,
     /// After this much silence the peer is asked for a sign of life.
     pub(crate) heartbeat: Duration,
@@ -37,6 +38,7 @@ pub(crate) struct WireConfig {
 impl Default for WireConfig {
     fn default() -> WireConfig {
         WireConfig {
+            security: Security::Null,
             limits: zmtp::Limits::default(),
             heartbeat: Duration::from_secs(3),
             liveness: 3,
@@ -45,7 +47,7 @@ impl Default for WireConfig {
 }
 
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     config: WireConfig,
     zmtp_config: zmtp::Config,
     zmtp: Connection,
@@ -57,7 +59,9 @@ pub(crate) struct Wire {
     frames: Frames,
     /// To be sent; whoever fills it must look at [`Wire::has_room`] first.
     pub(crate) tx: Vec<u8>,
-    /// How much of `tx` was sent.
+    /// Under CURVE, what was sealed of `tx`: only this is sent then.
+    sealed: Vec<u8>,
+    /// How much of `tx`, or `sealed`, was sent.
     tx_done: usize,
     /// When anything last came from the peer.
     heard: Instant,
@@ -67,24 +71,25 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// Connects and shakes hands.
-    pub(crate) async fn connect(endpoint: &Endpoint, config: WireConfig) -> Result<Wire, Lost> {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint.host_and_port())).await;
+    pub(crate) async fn connect(endpoint: &Endpoint, config: &WireConfig) -> Result<Wire, Lost> {
+        let stream = timeout(CONNECT_TIMEOUT, Stream::connect(endpoint)).await;
         let stream = stream.map_err(|_| Lost::from("no answer to connecting"))?;
         let stream = stream.map_err(|error| error.to_string())?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let mut zmtp_config = zmtp::Config::new(SocketType::Dealer);
+        zmtp_config.security = config.security.clone();
         zmtp_config.limits = config.limits;
         let mut tx = Vec::new();
         let zmtp = Connection::new(&zmtp_config, &mut tx);
         let mut wire = Wire {
             stream,
-            config,
+            config: config.clone(),
             zmtp_config,
             zmtp,
             rx: BytesMut::new(),
             rx_need: 1,
             frames: Frames::default(),
             tx,
+            sealed: Vec::new(),
             tx_done: 0,
             heard: Instant::now(),
             pings: 0,
@@ -106,14 +111,16 @@ impl Wire {
 
     /// Whether more may be put into `tx` before what is there was sent.
     pub(crate) fn has_room(&self) -> bool {
-        self.tx.len() - self.tx_done < TX_BYTES_ENOUGH
+        self.tx.len() + self.sealed.len() - self.tx_done < TX_BYTES_ENOUGH
     }
 
     /// Sends what there is to send, until something was received or everything is sent that there
     /// was no room behind. May be dropped and called again at any time.
     pub(crate) async fn io(&mut self) -> Result<(), Lost> {
         let had_room = self.has_room();
-        let Wire { stream, rx, rx_need, tx, tx_done, .. } = self;
+        self.seal();
+        let Wire { stream, rx, rx_need, tx_done, .. } = self;
+        let tx = if self.zmtp.is_sealed() { &mut self.sealed } else { &mut self.tx };
         let missing = rx_need.saturating_sub(rx.len()).max(1);
         // What was announced is not reserved before it comes.
         rx.reserve(missing.clamp(RX_BYTES_MIN, RX_BYTES_MAX));
@@ -150,6 +157,15 @@ impl Wire {
         }
     }
 
+    /// Under CURVE all that is to be sent is sealed first. The handshake itself is not, and was
+    /// sent before the broker could end it.
+    fn seal(&mut self) {
+        if self.zmtp.is_sealed() && !self.tx.is_empty() {
+            self.zmtp.seal(&self.tx, &mut self.sealed);
+            self.tx.clear();
+        }
+    }
+
     /// Hands all complete messages in `rx` to `on_message`.
     pub(crate) fn receive(
         &mut self,
@@ -180,22 +196,39 @@ impl Wire {
         }
         let step = self.zmtp.next(&self.zmtp_config, &mut self.rx, &mut self.frames, &mut self.tx);
         self.rx_need = 1;
-        match step.map_err(|error| error.to_string())? {
+        match step.map_err(|error| explain(&error))? {
             Step::More { need } => {
                 self.rx_need = need;
                 return Ok(None);
             }
             Step::Skip { len, event } => {
                 self.rx.advance(len);
-                on_event(event);
+                self.on_event(event)?;
             }
             Step::Cut { len, event } => {
                 self.rx.truncate(self.rx.len() - len);
-                on_event(event);
+                self.on_event(event)?;
             }
             Step::Message { len } => return Ok(Some(len)),
         }
         Ok(Some(0))
+    }
+
+    /// The codec answers PINGs itself, and nearly all else that is worth knowing is asked of it
+    /// directly.
+    fn on_event(&mut self, event: Option<Event>) -> Result<(), Lost> {
+        match event {
+            None | Some(Event::Ready | Event::Ping { .. } | Event::Pong) => Ok(()),
+            Some(Event::Work) => {
+                let random = &mut |octets: &mut [u8]| {
+                    getrandom::fill(octets).expect("the system has randomness once it has booted");
+                };
+                let worked = self.zmtp.work(&self.zmtp_config, random, &mut self.tx);
+                worked.map(drop).map_err(|error| error.to_string().into())
+            }
+            // Brokers make no claims.
+            Some(Event::Claim) => Err(self.zmtp.deny(&mut self.tx).to_string().into()),
+        }
     }
 
     /// Asks a silent peer for a sign of life, or gives it up. Returns when to call this again.
@@ -220,7 +253,9 @@ impl Wire {
     /// nothing that was sent gets lost.
     pub(crate) async fn close(mut self) {
         let _ = timeout(CLOSE_TIMEOUT, async {
-            let _ = self.stream.write_all(&self.tx[self.tx_done..]).await;
+            self.seal();
+            let tx = if self.zmtp.is_sealed() { &self.sealed } else { &self.tx };
+            let _ = self.stream.write_all(&tx[self.tx_done..]).await;
             let _ = self.stream.shutdown().await;
             loop {
                 self.rx.clear();
@@ -233,11 +268,21 @@ impl Wire {
     }
 }
 
-/// The codec answers PINGs itself, and all else that is worth knowing is asked of it directly.
-fn on_event(event: Option<Event>) {
-    match event {
-        None | Some(Event::Ready | Event::Ping { .. } | Event::Pong) => (),
+/// What to look at when a broker hangs up on us.
+fn explain(error: &zmtp::Error) -> Lost {
+    if let zmtp::Error::PeerError { reason } = error {
+        match &**reason {
+            "400" => return "the broker does not know us, or not with this key or password".into(),
+            "bad_box" => {
+                return "the broker cannot open our handshake: is this its public key?".into();
+            }
+            _ => {}
+        }
     }
+    if let zmtp::Error::Mechanism { ours, got } = error {
+        return format!("the broker speaks {got}, and we were told to speak {ours}").into();
+    }
+    error.to_string().into()
 }
 
 /// A message in the receive buffer, or in a block of its own if it is large.

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, PIRATE, QUICK};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::mdp::{self, Command, FAILED, Part, Protocol};
@@ -46,6 +46,8 @@ pub struct Worker {
 pub struct WorkerBuilder {
     endpoint: String,
     protocol: Protocol,
+    /// Interval and liveness, if they are not the protocol's own.
+    heartbeat: Option<(Duration, u32)>,
     wire: WireConfig,
 }
 
@@ -68,6 +70,7 @@ impl Worker {
         WorkerBuilder {
             endpoint: endpoint.into(),
             protocol: Protocol::default(),
+            heartbeat: None,
             wire: WireConfig::default(),
         }
     }
@@ -112,17 +115,34 @@ impl std::fmt::Debug for Worker {
 }
 
 impl WorkerBuilder {
-    /// The protocol to speak; MDP/0.2 by default, and MDP/0.1 for brokers that know nothing else.
+    /// The protocol to speak; MDP/0.2 by default, MDP/0.1 for brokers that know nothing else, and
+    /// [`Protocol::Ppp`] for the back end of a Paranoid Pirate queue. A worker of such a queue has
+    /// one request at a time, is silent while it works, and comes back after 1 s, doubling to 32 s.
     pub fn protocol(mut self, protocol: Protocol) -> WorkerBuilder {
         self.protocol = protocol;
         self
     }
 
-    /// How often to send a heartbeat (every 3 s by default), and after how many such intervals of
-    /// silence (3 by default) the broker is given up.
+    /// How often to send a heartbeat (by default every 3 s, and every second over Paranoid Pirate),
+    /// and after how many such intervals of silence (3 by default) the broker is given up.
     pub fn heartbeat(mut self, interval: Duration, liveness: u32) -> WorkerBuilder {
-        self.wire.heartbeat = interval.max(Duration::from_millis(1));
-        self.wire.liveness = liveness.max(1);
+        self.heartbeat = Some((interval.max(Duration::from_millis(1)), liveness.max(1)));
+        self
+    }
+
+    /// Talks to nobody but the broker with that key, and proves to it that it has `keys`; all
+    /// traffic is sealed (CURVE).
+    pub fn curve(mut self, server: zmtp::PublicKey, keys: zmtp::KeyPair) -> WorkerBuilder {
+        self.wire.security = zmtp::Security::CurveClient { server, keys };
+        self
+    }
+
+    /// Gives a name and a password, which everybody on the way can read (PLAIN). Each has at most
+    /// 255 bytes; what is longer is cut, and then refused by the broker.
+    pub fn plain(mut self, username: &str, password: &str) -> WorkerBuilder {
+        let cut = |text: &str| text[..text.floor_char_boundary(255)].into();
+        let (username, password) = (cut(username), zeroize::Zeroizing::new(cut(password)));
+        self.wire.security = zmtp::Security::PlainClient { username, password };
         self
     }
 
@@ -136,7 +156,7 @@ impl WorkerBuilder {
     ///
     /// The `handler` is called once per request, and up to `concurrency` of its futures run at a
     /// time (0 counts as 1). More than one needs a broker that understands it, as maitred does;
-    /// others give out one request at a time.
+    /// others, and Paranoid Pirate queues, give out one request at a time.
     ///
     /// A handler that returns an error or panics does not make the request vanish: Majordomo has no
     /// word for it, so the final reply is `MAITRED-FAILED` and the error's text as two frames (for
@@ -164,6 +184,12 @@ impl WorkerBuilder {
         if !(1..=255).contains(&service.len()) {
             return Err(Error::ServiceName { len: service.len() });
         }
+        let mut wire = self.wire;
+        let own = (self.protocol == Protocol::Ppp).then_some((Duration::from_secs(1), 3));
+        if let Some((interval, liveness)) = self.heartbeat.or(own) {
+            (wire.heartbeat, wire.liveness) = (interval, liveness);
+        }
+        let concurrency = if self.protocol == Protocol::Ppp { 1 } else { concurrency.max(1) };
         let handler = Arc::new(handler);
         let handler: Handler = Box::new(move |make_request| {
             let handler = handler.clone();
@@ -178,10 +204,10 @@ impl WorkerBuilder {
         let (partial_replies, partials) = mpsc::channel(PARTIALS_MAX);
         let driver = Driver {
             endpoint: Endpoint::parse(&self.endpoint)?,
-            wire: self.wire,
+            wire,
             protocol: self.protocol,
             service: Bytes::copy_from_slice(service),
-            concurrency: concurrency.max(1),
+            concurrency,
             handler,
             stop: stop_asked,
             status,
@@ -210,7 +236,8 @@ impl Request {
     /// Sends a partial reply; what the handler returns is the final one. Waits while the broker is
     /// slow to take them.
     ///
-    /// Over MDP/0.1, which knows none, partial replies are kept and joined to the final one.
+    /// Over MDP/0.1 and Paranoid Pirate, which know none, partial replies are kept and joined to
+    /// the final one.
     ///
     /// # Errors
     /// If the connection the request came on was lost, so that no reply can reach the client any
@@ -291,14 +318,15 @@ enum End {
 
 impl Driver {
     async fn run(mut self) -> usize {
-        let mut backoff = Backoff::new();
+        let pace = if self.protocol == Protocol::Ppp { PIRATE } else { QUICK };
+        let mut backoff = Backoff::new(pace);
         let mut stop = self.stop.clone();
         let mut stopped = pin!(stop.wait_for(Option::is_some));
         let cut_off = loop {
             let connected = tokio::select! {
                 biased;
                 _ = &mut stopped => break self.cut_off(),
-                connected = Wire::connect(&self.endpoint, self.wire) => connected,
+                connected = Wire::connect(&self.endpoint, &self.wire) => connected,
             };
             let why = match connected {
                 Ok(wire) => {
@@ -406,7 +434,7 @@ impl Driver {
         let mut end = Ok(());
         wire.receive(|incoming| {
             let Some(command) = mdp::read_command(incoming.view, self.protocol) else {
-                end = Err("the broker sent something that is not Majordomo".into());
+                end = Err("the broker sent something that makes no sense".into());
                 return;
             };
             *heard = Instant::now();
@@ -446,18 +474,15 @@ impl Driver {
     fn send_partial(&mut self, session: &mut Session, task: task::Id, reply: Message) {
         // Its connection is gone.
         let Some(held) = self.held.get_mut(&task) else { return };
-        match (self.protocol, &mut held.joined) {
-            (Protocol::V02, _) => {
-                let out = &mut session.wire.tx;
-                mdp::put_reply(out, self.protocol, Part::Partial, &held.client, &reply);
-                session.said = Instant::now();
-            }
-            (Protocol::V01, joined) => {
-                *joined = Some(match joined.take() {
-                    None => reply,
-                    Some(before) => before.joined(reply),
-                });
-            }
+        if self.protocol.has_partials() {
+            let out = &mut session.wire.tx;
+            mdp::put_reply(out, self.protocol, Part::Partial, &held.client, &reply);
+            session.said = Instant::now();
+        } else {
+            held.joined = Some(match held.joined.take() {
+                None => reply,
+                Some(before) => before.joined(reply),
+            });
         }
     }
 
@@ -500,8 +525,10 @@ impl Driver {
         let WireConfig { heartbeat, liveness, .. } = self.wire;
         let mut next = session.wire.watch(now)?;
         if now >= session.said + heartbeat {
+            // Old Paranoid Pirate queues take any word of a busy worker for an offer.
+            let is_shy = self.protocol == Protocol::Ppp && !self.held.is_empty();
             // If there is no room, what stands there will be heard.
-            if session.wire.has_room() {
+            if session.wire.has_room() && !is_shy {
                 mdp::put_heartbeat(&mut session.wire.tx, self.protocol);
             }
             session.said = now;

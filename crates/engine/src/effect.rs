@@ -4,6 +4,8 @@ use bytes::Bytes;
 
 use crate::blob::Blob;
 use crate::ids::{ConnId, RequestId};
+use crate::meeting::Met;
+use matching::Span;
 
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -62,6 +64,8 @@ pub enum Expulsion {
     ExecutionLimit,
     /// The broker holds as many services as it may.
     TooManyServices,
+    /// It may not serve this service.
+    Denied,
 }
 
 /// Everything that can be done.
@@ -132,6 +136,17 @@ pub enum Effect<'a> {
         /// Workers of the service at this moment.
         workers: u32,
     },
+    /// Answer to [`Event::Meet`](crate::Event).
+    Met {
+        /// Who asked.
+        to: ConnId,
+        /// As it came.
+        tag: u64,
+        /// As it came.
+        envelope: &'a [u8],
+        /// The answer.
+        answer: Met<'a>,
+    },
     /// A worker is out: it must start anew.
     Expel {
         /// The worker's connection.
@@ -149,6 +164,15 @@ pub enum Effect<'a> {
         /// The connection.
         to: ConnId,
     },
+    /// The alarm of a service changes.
+    Alarm {
+        /// The service.
+        service: &'a [u8],
+        /// Whether it is raised from here on.
+        raised: bool,
+        /// How long the oldest request waits.
+        oldest: Span,
+    },
     /// After [`Event::Drain`](crate::Event): the last request ended.
     Drained,
 }
@@ -163,10 +187,11 @@ impl Effect<'_> {
             | Effect::Refuse { to, .. }
             | Effect::Restart { to, .. }
             | Effect::Count { to, .. }
+            | Effect::Met { to, .. }
             | Effect::Expel { to, .. }
             | Effect::Pause { to }
             | Effect::Resume { to } => Some(*to),
-            Effect::Drained => None,
+            Effect::Alarm { .. } | Effect::Drained => None,
         }
     }
 }

@@ -1,35 +1,38 @@
 //! The engine: one door in, effects out.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::hash::BuildHasher;
+use core::hash::{BuildHasher, Hasher as _};
 use core::num::NonZero;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use matching::{Broker, Drops, Match, Outcome, Queue, QueueConfig, Span, Time};
+use matching::{AnyKey, Drops, Line as _, Match, Outcome, Span, Time};
 use siphasher::sip::SipHasher13;
 use slotmap::{Key as _, KeyData, SlotMap};
 
 use crate::blob::Blob;
-use crate::config::{Config, ServiceConfig};
+use crate::config::{AtBound, Config, Fair, FairBy};
 use crate::effect::{Effect, Expulsion, Out, Reason};
 use crate::event::{Event, Request, WhenFull};
+use crate::guard::{Guard, PrincipalId, PrincipalView, Rights};
 use crate::ids::{ConnId, RequestId};
-use crate::stats::{Histogram, Stats};
+use crate::meeting::{Caller, Meetings};
+use crate::service::{Asker, HeldBack, Service};
+use crate::stats::{Histogram, REASONS, Stats};
 use crate::wheel::Wheel;
 
 slotmap::new_key_type! {
-    struct ServiceKey;
-    struct RequestKey;
-    struct SeatKey;
+    pub(crate) struct ServiceKey;
+    pub(crate) struct RequestKey;
+    pub(crate) struct SeatKey;
 }
 
 /// Services, workers, requests and leases of one shard.
 #[derive(Debug)]
 pub struct Engine {
     config: Config,
+    guard: Guard,
     services: SlotMap<ServiceKey, Service>,
     service_by_name: HashMap<Box<[u8]>, ServiceKey, NameHash>,
     requests: SlotMap<RequestKey, Held>,
@@ -38,13 +41,16 @@ pub struct Engine {
     /// Each entry with the time it was armed for: a service that was armed anew ignores the old.
     wheel: Wheel<(ServiceKey, Time)>,
     draining: Option<Draining>,
+    meetings: Meetings,
     stats: Stats,
     workers: usize,
     /// Whom `matching` dropped; emptied within each step.
-    drops: Drops<RequestKey, SeatKey>,
+    drops: Drops<Asker, SeatKey>,
     /// Leases that reached the execution limit; emptied within each step.
     expired: Vec<matching::Dropped<RequestKey>>,
     fired: Vec<(ServiceKey, Time)>,
+    /// How often chance was asked for.
+    draws: u64,
     #[cfg(feature = "planted")]
     planted: Option<Planted>,
 }
@@ -79,37 +85,11 @@ pub enum Planted {
     SilentDrop,
 }
 
-#[derive(Debug)]
-struct Service {
-    name: Box<[u8]>,
-    config: ServiceConfig,
-    line: Broker<RequestKey, SeatKey>,
-    /// Leases in the order they were given; its timeout is the execution limit.
-    leases: Queue<RequestKey>,
-    workers: u32,
-    leased: u32,
-    waiting_bytes: u64,
-    /// Connections that hold back one request until there is room, with its size.
-    paused: VecDeque<(ConnId, u64)>,
-    /// Room kept for connections that were told to read on.
-    promised: u32,
-    promised_bytes: u64,
-    /// When the wheel will call, [`Time::MAX`] if it will not.
-    armed: Time,
-    /// Since when nothing waits, serves or is held.
-    idle_since: Option<Time>,
-    taken: u64,
-    replies: u64,
-    refusals: u64,
-    redeliveries: u64,
-    /// Allocated with the first match.
-    sojourn: Option<Box<Histogram>>,
-}
-
 /// A request in the house.
 #[derive(Debug)]
 struct Held {
     client: ConnId,
+    principal: PrincipalId,
     service: ServiceKey,
     tag: u64,
     payload: Bytes,
@@ -118,6 +98,8 @@ struct Held {
     since: Time,
     /// Tells requests of one moment apart: grows in the order they were taken.
     rank: NonZero<u64>,
+    /// Whose turn it takes in a fair line.
+    flow: u64,
     deliveries: u32,
     state: State,
     whole_replies: bool,
@@ -134,7 +116,7 @@ struct Held {
 enum State {
     /// On its way between two states within one step.
     Moving,
-    Waiting(matching::Key),
+    Waiting(AnyKey),
     Leased(SeatKey, matching::Key),
 }
 
@@ -143,6 +125,8 @@ enum State {
 struct Seat {
     conn: ConnId,
     holds: Holds,
+    /// When it was given the request it holds.
+    since: Time,
     /// Requests answered under this offer.
     handled: u64,
 }
@@ -160,6 +144,8 @@ struct Conn {
     /// Offers of the worker on this connection; empty if it is none.
     seats: Vec<SeatKey>,
     serves: ServiceKey,
+    /// In whose name it serves.
+    principal: PrincipalId,
     worker_since: Time,
     /// First of its requests.
     requests: RequestKey,
@@ -169,12 +155,8 @@ struct Conn {
     held_back: Option<HeldBack>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct HeldBack {
-    service: ServiceKey,
-    bytes: u64,
-    promised: bool,
-}
+/// A request whose holder was lost, and when it had been given out.
+type Lost = (RequestKey, Time);
 
 #[derive(Debug, Eq, PartialEq)]
 enum Draining {
@@ -203,12 +185,22 @@ pub struct ServiceView<'a> {
     pub requests: u64,
     /// Requests answered.
     pub replies: u64,
-    /// Requests refused.
-    pub refusals: u64,
+    /// Requests refused, by the place of the reason in [`REASONS`].
+    pub refusals: [u64; REASONS.len()],
     /// Requests given to another worker after their holder was lost.
     pub redeliveries: u64,
     /// Time from the edge of the house to the match.
     pub sojourn: Option<&'a Histogram>,
+    /// How the line is kept, see [`ServiceConfig::discipline`](crate::ServiceConfig::discipline).
+    pub discipline: &'static str,
+    /// Requests are dropped because others wait too long.
+    pub shedding: bool,
+    /// Its valve, if it has one: whether it lets nobody through.
+    pub shut: Option<bool>,
+    /// Chance in percent with which a newcomer is refused.
+    pub refused_percent: Option<f64>,
+    /// Its alarm is raised.
+    pub alarmed: bool,
 }
 
 /// One worker, for people.
@@ -233,6 +225,8 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config, seed: (u64, u64), now: Time) -> Engine {
         Engine {
+            guard: Guard::new(&config.principals),
+            meetings: Meetings::new(&config.meetings, now),
             config,
             services: SlotMap::with_key(),
             service_by_name: HashMap::with_hasher(NameHash(seed)),
@@ -246,6 +240,7 @@ impl Engine {
             drops: Drops::default(),
             expired: Vec::new(),
             fired: Vec::new(),
+            draws: 0,
             #[cfg(feature = "planted")]
             planted: None,
         }
@@ -259,11 +254,15 @@ impl Engine {
                 self.on_request(now, request, out);
                 self.settle_promise(now, kept, out);
             }
-            Event::Reply { conn, request, body, last } => {
-                self.on_reply(now, conn, request, body, last, out);
+            Event::Reply { conn, request, body, last, failed } => {
+                self.on_reply(now, conn, request, body, (last, failed), out);
             }
-            Event::Offer { conn, service, concurrency } => {
-                self.on_offer(now, conn, service.as_slice(), concurrency, out);
+            Event::Offer { conn, principal, service, concurrency } => {
+                if !self.guard.may_serve(principal, service.as_slice()) {
+                    self.expel(now, conn, Expulsion::Denied, out);
+                } else {
+                    self.on_offer(now, conn, principal, service.as_slice(), concurrency, out);
+                }
             }
             Event::Withdraw { conn } => self.withdraw_worker(now, conn, out),
             Event::Gone { conn } => self.on_gone(now, conn, out),
@@ -272,9 +271,15 @@ impl Engine {
                 let envelope = envelope.as_slice();
                 out.emit(Effect::Count { to: conn, tag, envelope, workers });
             }
-            Event::Configure(config) => self.on_configure(now, config, out),
+            Event::Meet { conn, principal, tag, envelope, word } => {
+                let caller = Caller { conn, principal, tag, envelope: envelope.as_slice() };
+                let closing = self.draining.is_some();
+                self.meetings.meet(now, caller, word, closing, &mut self.guard, out);
+            }
+            Event::Configure(config) => self.on_configure(now, *config, out),
             Event::Drain => {
                 self.draining.get_or_insert(Draining::Waiting);
+                self.meetings.drain(now, &mut self.guard, out);
             }
         }
         self.void_leases(now, out);
@@ -293,18 +298,24 @@ impl Engine {
                 service.leases.tick(now, &mut self.expired);
                 self.settle_drops(now, key, out);
                 self.void_leases(now, out);
+                self.pump(now, key, out);
+                self.look_out(now, key, out);
                 self.rest(now, key);
                 self.reap(now, key);
             }
         }
         self.fired = fired;
+        self.meetings.tick(now, &mut self.guard, out);
         self.settle_drain(out);
     }
 
     /// When [`tick`](Engine::tick) next has something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.wheel.deadline()
+        match (self.wheel.deadline(), self.meetings.deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (due, None) | (None, due) => due,
+        }
     }
 
     /// Counters of the whole engine.
@@ -322,7 +333,7 @@ impl Engine {
     /// Timers that run, those that will be ignored included.
     #[must_use]
     pub fn timers_len(&self) -> usize {
-        self.wheel.len()
+        self.wheel.len() + self.meetings.timers_len()
     }
 
     /// Workers of the service called `name` at this moment.
@@ -368,6 +379,11 @@ impl Engine {
             waiting_bytes: service.waiting_bytes,
             oldest: service.line.asks().oldest(),
             leased: service.leased,
+            discipline: service.config.discipline(),
+            shedding: service.line.asks().is_shedding(),
+            shut: service.gate.as_ref().map(|_| service.line.is_shut()),
+            refused_percent: service.refused_percent(),
+            alarmed: service.is_alarmed(),
             requests: service.taken,
             replies: service.replies,
             refusals: service.refusals,
@@ -391,6 +407,29 @@ impl Engine {
         })
     }
 
+    /// The principal called `name`, if the rules ever named it.
+    #[must_use]
+    pub fn principal(&self, name: &str) -> Option<PrincipalId> {
+        self.guard.find(name)
+    }
+
+    /// What a principal is called.
+    #[must_use]
+    pub fn principal_name(&self, id: PrincipalId) -> &str {
+        self.guard.name(id)
+    }
+
+    /// What a principal may do at this moment.
+    #[must_use]
+    pub fn rights(&self, id: PrincipalId) -> Option<&Rights> {
+        self.guard.rights(id)
+    }
+
+    /// Every principal there ever was.
+    pub fn principals(&self) -> impl Iterator<Item = PrincipalView<'_>> {
+        self.guard.views()
+    }
+
     /// Plants a bug.
     #[cfg(feature = "planted")]
     pub fn plant(&mut self, bug: Planted) {
@@ -402,6 +441,10 @@ impl Engine {
         if self.draining.is_some() {
             return self.refuse_new(&request, Reason::Draining, out);
         }
+        let bytes = request.payload.len() as u64;
+        if !self.guard.may_call(request.principal, name) {
+            return self.refuse_new(&request, Reason::Denied, out);
+        }
         if request.needs_workers && self.workers_of(name) == 0 {
             return self.refuse_new(&request, Reason::NoWorkers, out);
         }
@@ -409,25 +452,18 @@ impl Engine {
         let Some(key) = asked.or_else(|| self.require_service(now, name)) else {
             return self.refuse_new(&request, Reason::QueueFull, out);
         };
-        let bytes = request.payload.len() as u64;
-        let service = &mut self.services[key];
-        if service.is_at_bound(bytes) && !planted!(self, BoundIgnored) {
-            if request.when_full == WhenFull::Refuse || bytes > service.config.queue_bytes {
-                service.refusals += 1;
-                self.refuse_new(&request, Reason::QueueFull, out);
-            } else {
-                service.paused.push_back((request.conn, bytes));
-                let held_back = HeldBack { service: key, bytes, promised: false };
-                self.require_conn(now, request.conn).held_back = Some(held_back);
-                out.emit(Effect::Pause { to: request.conn });
-            }
+        if !self.lets_in(now, key, &request, out) {
             return self.rest(now, key);
         }
+        let flow = self.flow_of(key, &request);
+        let service = &mut self.services[key];
         service.taken += 1;
         self.stats.requests += 1;
         let rank = NonZero::new(self.stats.requests).unwrap_or(NonZero::<u64>::MAX);
+        self.guard.took(request.principal, bytes);
         let held = self.requests.insert(Held {
             client: request.conn,
+            principal: request.principal,
             service: key,
             tag: request.tag,
             payload: request.payload,
@@ -435,6 +471,7 @@ impl Engine {
             body_at: request.body_at,
             since: request.since,
             rank,
+            flow,
             deliveries: 0,
             state: State::Moving,
             whole_replies: request.whole_replies,
@@ -450,17 +487,67 @@ impl Engine {
             other.prev = held;
             self.requests[held].next = next;
         }
-        let line = &mut self.services[key].line;
-        let outcome = line.ask(now, request.since, held, &mut self.drops);
-        self.settle_outcome(now, key, outcome, out);
+        let asker = Asker { key: held, flow, rank: rank.get() };
+        let outcome = self.services[key].line.ask(now, request.since, asker, &mut self.drops);
+        self.settle_ask(now, key, outcome, out);
         self.settle_drops(now, key, out);
         self.rest(now, key);
+    }
+
+    /// Whether the service, its line and the principal have room for one more request. If not,
+    /// the request was refused, or its connection is held back.
+    fn lets_in(
+        &mut self,
+        now: Time,
+        key: ServiceKey,
+        request: &Request<'_>,
+        out: &mut impl Out,
+    ) -> bool {
+        let bytes = request.payload.len() as u64;
+        let draw = if self.services[key].draws() { self.draw() } else { 0 };
+        self.pump(now, key, out);
+        let service = &mut self.services[key];
+        if service.turns_away(now, draw) {
+            return self.turn_down(key, request, Reason::Overload, out);
+        }
+        let (at_bound, most) = (service.config.when_full, service.config.queue_bytes);
+        let is_full = service.is_at_bound(bytes) && !planted!(self, BoundIgnored);
+        let makes_room = at_bound == AtBound::DropOldest;
+        if is_full && !(makes_room && self.drop_oldest(now, key, bytes, out)) {
+            let refuses = request.when_full == WhenFull::Refuse || at_bound == AtBound::Refuse;
+            if refuses || bytes > most {
+                return self.turn_down(key, request, Reason::QueueFull, out);
+            }
+            self.services[key].paused.push_back((request.conn, bytes));
+            let held_back = HeldBack { service: key, bytes, promised: false };
+            self.require_conn(now, request.conn).held_back = Some(held_back);
+            out.emit(Effect::Pause { to: request.conn });
+            return false;
+        }
+        if !self.guard.has_room(now, request.principal, bytes) {
+            return self.turn_down(key, request, Reason::Overload, out);
+        }
+        true
+    }
+
+    /// Refuses a request of a service that exists; always `false`: it is not let in.
+    fn turn_down(
+        &mut self,
+        key: ServiceKey,
+        request: &Request<'_>,
+        reason: Reason,
+        out: &mut impl Out,
+    ) -> bool {
+        self.services[key].refuse(reason);
+        self.refuse_new(request, reason, out);
+        false
     }
 
     fn on_offer(
         &mut self,
         now: Time,
         id: ConnId,
+        principal: PrincipalId,
         name: &[u8],
         concurrency: u32,
         out: &mut impl Out,
@@ -473,11 +560,13 @@ impl Engine {
         };
         let concurrency = concurrency.clamp(1, self.config.concurrency_max);
         let seats: Vec<SeatKey> = (0..concurrency)
-            .map(|_| self.seats.insert(Seat { conn: id, holds: Holds::Moving, handled: 0 }))
+            .map(|_| {
+                self.seats.insert(Seat { conn: id, holds: Holds::Moving, since: now, handled: 0 })
+            })
             .collect();
         let conn = self.require_conn(now, id);
         conn.seats.clone_from(&seats);
-        conn.serves = key;
+        (conn.serves, conn.principal) = (key, principal);
         conn.worker_since = now;
         self.services[key].workers += 1;
         self.workers += 1;
@@ -493,7 +582,7 @@ impl Engine {
         id: ConnId,
         request: RequestId,
         body: Blob<'_>,
-        last: bool,
+        (last, failed): (bool, bool),
         out: &mut impl Out,
     ) {
         let key = key_of(request);
@@ -523,7 +612,8 @@ impl Engine {
             self.stats.replies += 1;
         }
         let service_key = held.service;
-        service.leased -= 1;
+        let since = self.seats.get(seat).map_or(now, |seat| seat.since);
+        service.returned(now, now - since, !failed);
         service.leases.cancel(now, lease, &mut self.expired);
         if !planted!(self, ReplyTwice) {
             self.forget(key);
@@ -550,6 +640,7 @@ impl Engine {
         }
         self.settle_promise(now, kept, out);
         self.conns.remove(&id);
+        self.meetings.gone(now, id, &mut self.guard, out);
     }
 
     /// Ends a client: what waits is withdrawn, what is held is for nobody. Says which services have
@@ -584,19 +675,59 @@ impl Engine {
     }
 
     fn on_configure(&mut self, now: Time, config: Config, out: &mut impl Out) {
+        self.guard.configure(&config.principals);
+        self.meetings.configure(now, &config.meetings, &mut self.guard, out);
         self.config = config;
         let keys: Vec<ServiceKey> = self.services.keys().collect();
         for key in keys {
             let service = &mut self.services[key];
-            service.config = self.config.service(&service.name);
-            let asks = line_config(&service.config);
-            service.line.reconfigure(now, asks, offers_config(false), &mut self.drops);
-            let leases = lease_config(&service.config);
-            service.leases.reconfigure(now, leases, &mut self.expired);
+            let before = service.config;
+            service.config = *self.config.service(&service.name);
+            service.fit(now);
+            service.leases.reconfigure(now, service.config.leases(), &mut self.expired);
+            let (asks, offers) = (service.config.line(), service.config.offers());
+            service.line.reconfigure(now, asks, offers, &mut self.drops);
+            if before != service.config {
+                self.find_waiting(key);
+            }
             self.settle_drops(now, key, out);
             self.void_leases(now, out);
+            self.pump(now, key, out);
+            self.look_out(now, key, out);
             self.make_room(key, out);
             self.rest(now, key);
+        }
+        self.expel_denied(now, out);
+    }
+
+    /// Workers that may not serve what they serve any more are put out.
+    fn expel_denied(&mut self, now: Time, out: &mut impl Out) {
+        let Engine { conns, services, guard, .. } = self;
+        let serving = conns.iter().filter(|(_, conn)| !conn.seats.is_empty());
+        let mut denied: Vec<ConnId> = serving
+            .filter(|(_, conn)| {
+                let service = services.get(conn.serves);
+                service.is_some_and(|service| !guard.may_serve(conn.principal, &service.name))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        // The table's order is nobody's: the same run must stay the same.
+        denied.sort_unstable();
+        for id in denied {
+            self.expel(now, id, Expulsion::Denied, out);
+        }
+    }
+
+    /// After a line changed its kind: notes where everybody stands, and how long they may.
+    fn find_waiting(&mut self, key: ServiceKey) {
+        let service = &mut self.services[key];
+        let entries = service.line.asks().entries().map(|(place, asker)| (place, asker.key));
+        let entries: Vec<(AnyKey, RequestKey)> = entries.collect();
+        for (place, request) in entries {
+            let held = &mut self.requests[request];
+            held.state = State::Waiting(place);
+            let until = service.config.wait_limit(held.since).unwrap_or(Time::MAX);
+            service.line.expire_at(place, until);
         }
     }
 
@@ -610,7 +741,7 @@ impl Engine {
 
     /// Removes a worker and its offers. Says which service it served and what it holds; the caller
     /// returns that once no offer is left that must not get it.
-    fn vacate(&mut self, now: Time, id: ConnId) -> Option<(ServiceKey, Vec<RequestKey>)> {
+    fn vacate(&mut self, now: Time, id: ConnId) -> Option<(ServiceKey, Vec<Lost>)> {
         let conn = self.conns.get_mut(&id)?;
         if conn.seats.is_empty() {
             return None;
@@ -621,18 +752,19 @@ impl Engine {
         let service = &mut self.services[service_key];
         service.workers -= 1;
         self.workers -= 1;
-        let mut lost: Vec<RequestKey> = Vec::new();
+        let mut lost: Vec<Lost> = Vec::new();
         // All offers leave before any request returns: it must not meet this worker again.
         for seat in seats {
             if planted!(self, GhostOffers) && matches!(self.seats[seat].holds, Holds::Free(_)) {
                 continue;
             }
-            match self.seats.remove(seat).map(|seat| seat.holds) {
-                Some(Holds::Free(place)) => {
+            let Some(Seat { holds, since, .. }) = self.seats.remove(seat) else { continue };
+            match holds {
+                Holds::Free(place) => {
                     service.line.cancel_r(now, place, &mut self.drops);
                 }
-                Some(Holds::Request(request)) => lost.push(request),
-                Some(Holds::Moving) | None => {}
+                Holds::Request(request) => lost.push((request, since)),
+                Holds::Moving => {}
             }
         }
         if planted!(self, LostLease) {
@@ -646,14 +778,14 @@ impl Engine {
         &mut self,
         now: Time,
         service_key: ServiceKey,
-        mut lost: Vec<RequestKey>,
+        mut lost: Vec<Lost>,
         out: &mut impl Out,
     ) {
-        lost.sort_by_key(|key| (self.requests[*key].since, self.requests[*key].rank));
-        for key in lost {
+        lost.sort_by_key(|(key, _)| (self.requests[*key].since, self.requests[*key].rank));
+        for (key, since) in lost {
             let held = &mut self.requests[key];
             let service = &mut self.services[service_key];
-            service.leased -= 1;
+            service.returned(now, now - since, false);
             if let State::Leased(_, lease) = held.state {
                 service.leases.cancel(now, lease, &mut self.expired);
             }
@@ -674,14 +806,17 @@ impl Engine {
             }
             service.redeliveries += 1;
             self.stats.redeliveries += 1;
+            service.is_held_up(now);
             let (since, rank, line) = (held.since, held.rank, &mut service.line);
+            let asker = Asker { key, flow: held.flow, rank: rank.get() };
             let outcome = if planted!(self, WrongHead) {
-                line.ask(now, since, key, &mut self.drops)
+                line.ask(now, since, asker, &mut self.drops)
             } else {
-                line.ask_again(now, since, rank, key, &mut self.drops)
+                line.ask_again(now, since, rank, asker, &mut self.drops)
             };
-            self.settle_outcome(now, service_key, outcome, out);
+            self.settle_ask(now, service_key, outcome, out);
         }
+        self.pump(now, service_key, out);
         // Who is past its time to wait and met no free offer does not wait again.
         self.services[service_key].line.tick(now, &mut self.drops);
         self.settle_drops(now, service_key, out);
@@ -691,39 +826,110 @@ impl Engine {
         if planted!(self, IdleWhileWaiting) && !self.services[key].line.asks().is_empty() {
             return;
         }
-        let line = &mut self.services[key].line;
-        let outcome = line.ask_r(now, now, seat, &mut self.drops);
-        self.settle_outcome(now, key, outcome, out);
+        let service = &mut self.services[key];
+        service.is_held_up(now);
+        let outcome = service.line.ask_r(now, now, seat, &mut self.drops);
+        match outcome {
+            Outcome::Matched(seated) => self.lease(now, key, seated, out),
+            Outcome::Waiting(place) => self.seats[seat].holds = Holds::Free(place),
+            Outcome::Dropped => unreachable!("the line of offers is not bounded"),
+        }
+        self.pump(now, key, out);
         self.settle_drops(now, key, out);
-        // A free offer is room for any number of bytes.
+        // A free offer is room for one of those that are held back.
         self.make_room(key, out);
     }
 
-    /// Carries out what became of an ask or an offer.
-    fn settle_outcome(
+    /// Carries out what became of an ask.
+    fn settle_ask(
         &mut self,
         now: Time,
         key: ServiceKey,
-        outcome: Outcome<RequestKey, SeatKey>,
+        outcome: Outcome<Asker, SeatKey, AnyKey>,
         out: &mut impl Out,
     ) {
         match outcome {
             Outcome::Matched(seated) => self.lease(now, key, seated, out),
             Outcome::Waiting(place) => {
                 let service = &mut self.services[key];
-                // Only one side waits, and the newcomer is the last of it unless it was put back.
-                if service.line.ask_rs().is_empty() {
-                    let request = service.line.asks().get(place).copied();
-                    if let Some(held) = request.and_then(|r| self.requests.get_mut(r)) {
-                        held.state = State::Waiting(place);
-                        service.waiting_bytes += held.payload.len() as u64;
+                let asker = service.line.asks().get(place).copied();
+                if let Some(held) = asker.and_then(|asker| self.requests.get_mut(asker.key)) {
+                    held.state = State::Waiting(place);
+                    service.waiting_bytes += held.payload.len() as u64;
+                    if let Some(until) = service.config.wait_limit(held.since) {
+                        service.line.expire_at(place, until);
                     }
-                } else if let Some(seat) = service.line.ask_rs().get(place).copied() {
-                    self.seats[seat].holds = Holds::Free(place);
                 }
             }
             Outcome::Dropped => {}
         }
+    }
+
+    /// While the valve lets somebody through and both sides wait for it: seats them.
+    fn pump(&mut self, now: Time, key: ServiceKey, out: &mut impl Out) {
+        loop {
+            let Some(service) = self.services.get_mut(key) else { return };
+            if service.is_held_up(now) || !service.line.is_shut() {
+                return;
+            }
+            let seated = service.line.seat_next(now, &mut self.drops);
+            match seated {
+                Some(seated) => self.lease(now, key, seated, out),
+                None => return self.settle_drops(now, key, out),
+            }
+        }
+    }
+
+    fn look_out(&mut self, now: Time, key: ServiceKey, out: &mut impl Out) {
+        let Some(service) = self.services.get_mut(key) else { return };
+        if let Some(raised) = service.look_out(now) {
+            let oldest = service.line.asks().oldest().unwrap_or(now);
+            let service = &service.name;
+            out.emit(Effect::Alarm { service, raised, oldest: now - oldest });
+        }
+    }
+
+    /// Makes room for `bytes` in a line that is full. False if there is no room even without
+    /// anybody in it.
+    fn drop_oldest(&mut self, now: Time, key: ServiceKey, bytes: u64, out: &mut impl Out) -> bool {
+        if bytes > self.services[key].config.queue_bytes {
+            return false;
+        }
+        loop {
+            let service = &mut self.services[key];
+            if !service.is_at_bound(bytes) {
+                return true;
+            }
+            let Some(place) = service.line.asks().first_to_go() else { return false };
+            let Some(asker) = service.line.cancel(now, place, &mut self.drops) else {
+                return false;
+            };
+            service.waiting_bytes -= self.requests[asker.key].payload.len() as u64;
+            self.refuse_held(asker.key, Reason::QueueFull, out);
+            self.settle_drops(now, key, out);
+        }
+    }
+
+    /// Whose turn a request takes in a fair line; anything in a plain one.
+    fn flow_of(&self, key: ServiceKey, request: &Request<'_>) -> u64 {
+        let Some(Fair { by, .. }) = self.services[key].config.fair else { return 0 };
+        let mut hasher = self.service_by_name.hasher().build_hasher();
+        match (by, request.fair_key.as_slice()) {
+            (FairBy::Class, _) => return self.guard.turn_of(request.principal),
+            (FairBy::Principal, _) => hasher.write_u32(request.principal.as_u32()),
+            (FairBy::FirstFrame, _) => hasher.write(request.first_frame.as_slice()),
+            (FairBy::Header, named) if !named.is_empty() => hasher.write(named),
+            (FairBy::Header | FairBy::Connection, _) => hasher.write_u64(request.conn.as_u64()),
+        }
+        hasher.finish()
+    }
+
+    /// Chance that no peer can foresee: the keyed hash of a counter.
+    fn draw(&mut self) -> u32 {
+        self.draws += 1;
+        let mut hasher = self.service_by_name.hasher().build_hasher();
+        hasher.write_u64(self.draws);
+        (hasher.finish() >> 32) as u32
     }
 
     /// A request and an offer met: the worker holds it from here on.
@@ -731,10 +937,10 @@ impl Engine {
         &mut self,
         now: Time,
         key: ServiceKey,
-        seated: Match<RequestKey, SeatKey>,
+        seated: Match<Asker, SeatKey>,
         out: &mut impl Out,
     ) {
-        let (request, seat) = (seated.ask.value, seated.ask_r.value);
+        let (request, seat) = (seated.ask.value.key, seated.ask_r.value);
         let held = &mut self.requests[request];
         let service = &mut self.services[key];
         let left_line = matches!(held.state, State::Waiting(_));
@@ -748,7 +954,7 @@ impl Engine {
             self.stats.sojourn.add(sojourn);
             service.sojourn.get_or_insert_default().add(sojourn);
         }
-        service.leased += 1;
+        service.lent(now);
         let lease = if service.config.execution_limit == Span::MAX {
             matching::Key::null()
         } else {
@@ -757,6 +963,7 @@ impl Engine {
         held.state = State::Leased(seat, lease);
         let seat = &mut self.seats[seat];
         seat.holds = Holds::Request(request);
+        seat.since = now;
         out.emit(Effect::Deliver {
             to: seat.conn,
             request: name_of(request),
@@ -776,11 +983,11 @@ impl Engine {
         }
         let mut drops = core::mem::take(&mut self.drops);
         for dropped in drops.asks.drain(..) {
-            let held = &self.requests[dropped.value];
+            let held = &self.requests[dropped.value.key];
             if let State::Waiting(_) = held.state {
                 self.services[key].waiting_bytes -= held.payload.len() as u64;
             }
-            self.refuse_held(dropped.value, dropped.reason.into(), out);
+            self.refuse_held(dropped.value.key, dropped.reason.into(), out);
         }
         assert!(drops.ask_rs.is_empty(), "offers are never dropped");
         self.drops = drops;
@@ -792,7 +999,7 @@ impl Engine {
     /// so that no request moves from one to the next.
     fn void_leases(&mut self, now: Time, out: &mut impl Out) {
         while !self.expired.is_empty() {
-            let mut lost: Vec<(ServiceKey, Vec<RequestKey>)> = Vec::new();
+            let mut lost: Vec<(ServiceKey, Vec<Lost>)> = Vec::new();
             while let Some(expired) = self.expired.pop() {
                 let Some(held) = self.requests.get(expired.value) else { continue };
                 let State::Leased(seat, lease) = held.state else { continue };
@@ -839,7 +1046,7 @@ impl Engine {
     fn refuse_held(&mut self, key: RequestKey, reason: Reason, out: &mut impl Out) {
         let held = &self.requests[key];
         let service = &mut self.services[held.service];
-        service.refusals += 1;
+        service.refuse(reason);
         self.stats.refuse(reason);
         if !held.abandoned && !planted!(self, SilentDrop) {
             out.emit(Effect::Refuse {
@@ -858,6 +1065,7 @@ impl Engine {
     /// Removes a request that ended from its client's list and from the house.
     fn forget(&mut self, key: RequestKey) {
         let Some(held) = self.requests.remove(key) else { return };
+        self.guard.ended(held.principal, held.payload.len() as u64);
         if let Some(next) = self.requests.get_mut(held.next) {
             next.prev = held.prev;
         }
@@ -891,27 +1099,11 @@ impl Engine {
         if self.services.len() >= self.config.services_max {
             return None;
         }
-        let config = self.config.service(name);
-        let newest_first = planted!(self, NewestWorker);
-        let key = self.services.insert(Service {
-            name: name.into(),
-            config,
-            line: Broker::new(line_config(&config), offers_config(newest_first), now),
-            leases: Queue::new(lease_config(&config), now),
-            workers: 0,
-            leased: 0,
-            waiting_bytes: 0,
-            paused: VecDeque::new(),
-            promised: 0,
-            promised_bytes: 0,
-            armed: Time::MAX,
-            idle_since: None,
-            taken: 0,
-            replies: 0,
-            refusals: 0,
-            redeliveries: 0,
-            sojourn: None,
-        });
+        let mut config = *self.config.service(name);
+        if planted!(self, NewestWorker) {
+            config.workers = matching::Order::Lifo;
+        }
+        let key = self.services.insert(Service::new(name, config, now));
         self.service_by_name.insert(name.into(), key);
         Some(key)
     }
@@ -920,6 +1112,7 @@ impl Engine {
         self.conns.entry(id).or_insert_with(|| Conn {
             seats: Vec::new(),
             serves: ServiceKey::null(),
+            principal: PrincipalId::ANONYMOUS,
             worker_since: now,
             requests: RequestKey::null(),
             asks: ServiceKey::null(),
@@ -979,7 +1172,7 @@ impl Engine {
         } else if service.idle_since.is_none() {
             service.idle_since = Some(now);
         }
-        let due = service.deadline(self.config.service_idle);
+        let due = service.deadline(now, self.config.service_idle);
         if due < service.armed {
             service.armed = due;
             self.wheel.insert(due.max(now), (key, due));
@@ -1000,65 +1193,6 @@ impl Engine {
             self.draining = Some(Draining::Done);
             out.emit(Effect::Drained);
         }
-    }
-}
-
-impl Service {
-    fn is_idle(&self) -> bool {
-        self.workers == 0
-            && self.leased == 0
-            && self.line.asks().is_empty()
-            && self.paused.is_empty()
-            && self.promised == 0
-    }
-
-    /// Whether another request of this many bytes would have to wait beyond the bounds.
-    fn is_at_bound(&self, bytes: u64) -> bool {
-        let waits = self.line.ask_rs().is_empty();
-        let len = self.line.asks().len() + self.promised as usize;
-        let total = self.waiting_bytes + self.promised_bytes + bytes;
-        waits && (len >= self.config.queue_max || total > self.config.queue_bytes)
-    }
-
-    fn forget_held_back(&mut self, id: ConnId, held_back: HeldBack) {
-        if held_back.promised {
-            self.promised -= 1;
-            self.promised_bytes -= held_back.bytes;
-        } else {
-            self.paused.retain(|(conn, _)| *conn != id);
-        }
-    }
-
-    fn deadline(&self, idle: Span) -> Time {
-        let line = self.line.deadline().unwrap_or(Time::MAX);
-        let leases = self.leases.deadline().unwrap_or(Time::MAX);
-        let reap = self.idle_since.map_or(Time::MAX, |at| at + idle);
-        line.min(leases).min(reap)
-    }
-}
-
-/// Requests wait in the order they came; the engine bounds their number and bytes itself.
-fn line_config(config: &ServiceConfig) -> QueueConfig {
-    if config.aim != Span::MAX {
-        QueueConfig::aim(config.aim, config.give_up)
-    } else if config.give_up != Span::MAX {
-        QueueConfig::timeout(config.give_up)
-    } else {
-        QueueConfig::default()
-    }
-}
-
-/// Offers wait in the order they came: the least recently used worker is served first.
-fn offers_config(newest_first: bool) -> QueueConfig {
-    let order = if newest_first { matching::Order::Lifo } else { matching::Order::Fifo };
-    QueueConfig { order, ..QueueConfig::default() }
-}
-
-fn lease_config(config: &ServiceConfig) -> QueueConfig {
-    if config.execution_limit == Span::MAX {
-        QueueConfig::default()
-    } else {
-        QueueConfig::timeout(config.execution_limit)
     }
 }
 

@@ -1,10 +1,14 @@
 //! Everything that can happen to the engine.
 
+use alloc::boxed::Box;
+
 use bytes::Bytes;
 
 use crate::blob::Blob;
 use crate::config::Config;
+use crate::guard::PrincipalId;
 use crate::ids::{ConnId, RequestId};
+use crate::meeting::Meet;
 use matching::Time;
 
 /// What to do with a request that finds its line full.
@@ -22,6 +26,8 @@ pub enum WhenFull {
 pub struct Request<'a> {
     /// Who asks.
     pub conn: ConnId,
+    /// In whose name.
+    pub principal: PrincipalId,
     /// Name of the service asked, any bytes.
     pub service: Blob<'a>,
     /// Private to the session: comes back with every answer.
@@ -38,6 +44,10 @@ pub struct Request<'a> {
     pub when_full: WhenFull,
     /// Refuse with `no_workers` instead of waiting when the service has no worker.
     pub needs_workers: bool,
+    /// The first frame of the body, by which a fair line may tell clients apart.
+    pub first_frame: Blob<'a>,
+    /// What the client calls itself in a fair line; empty if its protocol has no word for it.
+    pub fair_key: Blob<'a>,
     /// The client sees replies only whole, so that a broken-off stream of partial replies may
     /// start again with another worker.
     pub whole_replies: bool,
@@ -52,6 +62,8 @@ pub enum Event<'a> {
     Offer {
         /// The worker's connection.
         conn: ConnId,
+        /// In whose name.
+        principal: PrincipalId,
         /// Name of the service it serves.
         service: Blob<'a>,
         /// How many requests it takes at a time, at least 1.
@@ -67,6 +79,8 @@ pub enum Event<'a> {
         body: Blob<'a>,
         /// Whether this ends the request.
         last: bool,
+        /// The worker says that it could not do what was asked: a breaker counts that.
+        failed: bool,
     },
     /// A connection stops being a worker but lives on.
     Withdraw {
@@ -89,8 +103,21 @@ pub enum Event<'a> {
         /// The return envelope.
         envelope: Blob<'a>,
     },
+    /// Somebody says a word at a named place.
+    Meet {
+        /// Who.
+        conn: ConnId,
+        /// In whose name.
+        principal: PrincipalId,
+        /// Private to the session: comes back with the answer.
+        tag: u64,
+        /// The return envelope.
+        envelope: Blob<'a>,
+        /// What, and where.
+        word: Meet<'a>,
+    },
     /// New rules apply from here on; nothing waiting is lost.
-    Configure(Config),
+    Configure(Box<Config>),
     /// No new requests are taken; when the last one ended, [`Effect::Drained`](crate::Effect).
     Drain,
 }
@@ -103,6 +130,7 @@ impl Event<'_> {
             Event::Request(request) => Event::Request(Request {
                 service: request.service.into_static(),
                 conn: request.conn,
+                principal: request.principal,
                 tag: request.tag,
                 payload: request.payload,
                 envelope: request.envelope,
@@ -110,13 +138,15 @@ impl Event<'_> {
                 since: request.since,
                 when_full: request.when_full,
                 needs_workers: request.needs_workers,
+                first_frame: request.first_frame.into_static(),
+                fair_key: request.fair_key.into_static(),
                 whole_replies: request.whole_replies,
             }),
-            Event::Offer { conn, service, concurrency } => {
-                Event::Offer { conn, service: service.into_static(), concurrency }
+            Event::Offer { conn, principal, service, concurrency } => {
+                Event::Offer { conn, principal, service: service.into_static(), concurrency }
             }
-            Event::Reply { conn, request, body, last } => {
-                Event::Reply { conn, request, body: body.into_static(), last }
+            Event::Reply { conn, request, body, last, failed } => {
+                Event::Reply { conn, request, body: body.into_static(), last, failed }
             }
             Event::Withdraw { conn } => Event::Withdraw { conn },
             Event::Gone { conn } => Event::Gone { conn },
@@ -125,6 +155,13 @@ impl Event<'_> {
                 service: service.into_static(),
                 tag,
                 envelope: envelope.into_static(),
+            },
+            Event::Meet { conn, principal, tag, envelope, word } => Event::Meet {
+                conn,
+                principal,
+                tag,
+                envelope: envelope.into_static(),
+                word: word.into_static(),
             },
             Event::Configure(config) => Event::Configure(config),
             Event::Drain => Event::Drain,

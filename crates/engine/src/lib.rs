@@ -15,6 +15,10 @@
 //! * Nothing waits while an offer of its service is free.
 //! * A request whose holder is lost goes back to the head of its line, at its original place.
 //!
+//! * Nobody does what the rules of its principal do not allow ([`Principals`]).
+//!
+//! Beside services there are named places where processes meet each other ([`Meet`]).
+//!
 //! What is absent: sockets, clocks, protocol words, storage. Bodies and return envelopes are bytes
 //! the engine carries and never reads.
 #![no_std]
@@ -32,7 +36,13 @@ mod effect;
 
 mod config;
 
+mod guard;
+
+mod meeting;
+
 mod engine;
+
+mod service;
 
 mod stats;
 
@@ -46,13 +56,20 @@ mod ids;
 mod tests;
 
 pub use blob::Blob;
-pub use config::{Config, ServiceConfig};
+pub use config::{AlarmRules, AtBound, Config, Fair, FairBy, ServiceConfig, ValveRules};
 pub use effect::{Effect, Expulsion, Out, Reason};
 #[cfg(feature = "planted")]
 pub use engine::Planted;
 pub use engine::{Engine, ServiceView, WorkerView};
 pub use event::{Event, Request, WhenFull};
+pub use guard::{
+    ANONYMOUS, Class, HOUSE, Patterns, Principal, PrincipalId, PrincipalView, Principals, Quota,
+    Rights, Usage,
+};
 pub use ids::{ConnId, RequestId};
-pub use matching::{Span, Time};
+pub use matching::{Side, Span, Time};
+pub use meeting::{
+    MatchRules, Meet, MeetWord, MeetingRules, Met, Place, RegulatorRules, SideRules, Wish,
+};
 pub use stats::{BUCKETS, Histogram, REASONS, Stats};
 pub use wheel::Wheel;

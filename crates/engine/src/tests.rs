@@ -1,6 +1,7 @@
 //! Tests: transcripts of whole stories, and chance against recounts and models.
 
 mod chance;
+mod guard;
 
 mod stats;
 

@@ -9,12 +9,13 @@ mod load;
 
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::Failure;
+use crate::{Failure, secret};
 use load::{Measured, Shape};
 
 /// What to bench, and how to print.
@@ -47,8 +48,14 @@ pub(crate) struct Options {
     /// Process id of the broker, if it runs on this machine: its CPU time is measured, too
     #[arg(long)]
     pid: Option<u32>,
+    /// Public key of the broker, or a file that holds it: speak CURVE
+    #[arg(long, value_name = "KEY|FILE", requires = "key", allow_hyphen_values = true)]
+    server_key: Option<String>,
+    /// File of our secret key, made by `maitred keygen`
+    #[arg(long, value_name = "FILE", requires = "server_key")]
+    key: Option<PathBuf>,
     /// Start a broker for this run, and stop it afterwards
-    #[arg(long, conflicts_with_all = ["mdp", "pid"])]
+    #[arg(long, conflicts_with_all = ["mdp", "pid", "key"])]
     spawn: bool,
     /// Print JSON, one object per scenario and line
     #[arg(long)]
@@ -98,6 +105,13 @@ struct Report {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let own = if options.spawn { Some(OwnBroker::start()?) } else { None };
     let address = resolve(own.as_ref().map_or(&options.mdp, |own| &own.endpoint))?;
+    let security = match (&options.server_key, &options.key) {
+        (Some(server), Some(key)) => zmtp::Security::CurveClient {
+            server: secret::public_key(server).map_err(Failure::config)?,
+            keys: secret::read_key(key).map_err(Failure::config)?,
+        },
+        _ => zmtp::Security::Null,
+    };
     let pid = options.pid.or(own.as_ref().map(|own| own.child.id()));
     let progress = std::io::stderr().is_terminal();
     let mut wrong = Vec::new();
@@ -106,7 +120,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             continue;
         }
         let shape = shape(options, numbers);
-        let measured = load::run(address, name, &shape, pid, progress)
+        let measured = load::run(address, &security, name, &shape, pid, progress)
             .map_err(|error| Failure::new(format!("{name}: {error}")))?;
         let valid = measured.bad == 0 && measured.lost == 0;
         let report = Report { scenario: name, shape, measured, valid };

@@ -3,11 +3,11 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use client::{Client, Error, Message};
+use client::{Client, Error, Message, Protocol};
 use serde_json::json;
 
 use crate::config::Lasting;
-use crate::{Door, Failure};
+use crate::{Door, Failure, Proof};
 
 /// What to call, and how.
 #[derive(Debug, clap::Args)]
@@ -39,17 +39,26 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     for body in &args.body {
         frames.push(if body == "-" { read_stdin()? } else { body.clone().into_bytes() });
     }
+    let proof = args.door.proof()?;
     let runtime = crate::current_thread_runtime()?;
     let start = Instant::now();
     let timeout = args.timeout.0.into();
     let reply = runtime.block_on(async {
-        let client = Client::connect([args.door.mdp.as_str()])?;
+        let mut builder = Client::builder([args.door.endpoint()]).protocol(args.door.protocol());
+        builder = match &proof {
+            Proof::Nothing => builder,
+            Proof::Curve { server, keys } => builder.curve(*server, keys.clone()),
+            Proof::Plain { user, password } => builder.plain(user, password),
+        };
+        let client = builder.connect()?;
         let reply = client.call(&args.service, Message::frames(frames)).timeout(timeout).await;
         match reply {
-            Err(Error::Timeout { .. }) => Err(Error::Timeout {
-                service: hint(&client, &args.service).await.into(),
-                after: timeout,
-            }),
+            Err(Error::Timeout { .. }) if args.door.protocol() != Protocol::Ppp => {
+                Err(Error::Timeout {
+                    service: hint(&client, &args.service).await.into(),
+                    after: timeout,
+                })
+            }
             other => other,
         }
     });

@@ -12,16 +12,31 @@ use engine::{ServiceConfig, Span};
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use sessions::{Dialect, ShardConfig};
 
+mod lines;
+mod meetings;
+mod ppp;
+mod security;
+
+pub(crate) use lines::Rules;
+pub(crate) use ppp::Queue;
+pub(crate) use security::{Mechanism, Tokens};
+
 /// The file as it is written.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
     insecure: bool,
+    security: security::Written,
+    principals: BTreeMap<String, security::WrittenPrincipal>,
     mdp: Mdp,
+    paranoid_pirate: Vec<ppp::Written>,
     http: HttpFile,
     limits: LimitsFile,
     defaults: Rules,
     services: BTreeMap<String, Rules>,
+    #[serde(rename = "match")]
+    matches: BTreeMap<String, meetings::Match>,
+    regulator: BTreeMap<String, meetings::Regulator>,
     drain: DrainFile,
     log: LogFile,
 }
@@ -38,6 +53,9 @@ struct Mdp {
 #[serde(deny_unknown_fields)]
 struct Listen {
     endpoint: Endpoint,
+    mechanism: Option<Mechanism>,
+    /// Permissions of a socket in the file system.
+    mode: Option<u32>,
     #[serde(default = "yes")]
     mdp02_service_frame: bool,
 }
@@ -62,23 +80,12 @@ struct LimitsFile {
     frames: Option<u32>,
     connections: Option<usize>,
     handshake: Option<Lasting>,
+    handshakes: Option<usize>,
     idle: Option<Lasting>,
     out_bytes: Option<Size>,
     services: Option<usize>,
     concurrency: Option<u32>,
     service_idle: Option<Lasting>,
-}
-
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Rules {
-    max_deliveries: Option<u32>,
-    queue_max: Option<usize>,
-    queue_bytes: Option<Size>,
-    give_up: Option<Lasting>,
-    aim: Option<Lasting>,
-    execution_limit: Option<Lasting>,
-    answer_refusals: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, serde::Deserialize)]
@@ -105,31 +112,56 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// A `tcp://host:port` endpoint to listen on.
+/// What an endpoint's address is one of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Scheme {
+    /// Host and port.
+    Tcp,
+    /// A file that has these permissions.
+    Ipc { mode: u32 },
+}
+
+/// A `tcp://host:port` or `ipc://path` endpoint to listen on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Endpoint {
-    /// Host and port as given, without the scheme.
+    pub(crate) scheme: Scheme,
+    /// As given, without the scheme.
     pub(crate) address: String,
 }
+
+/// Its owner may connect, and nobody else.
+const IPC_MODE: u32 = 0o600;
 
 impl std::str::FromStr for Endpoint {
     type Err = String;
     fn from_str(text: &str) -> Result<Endpoint, String> {
+        if let Some(path) = text.strip_prefix("ipc://") {
+            if path.is_empty() || path.starts_with('@') {
+                return Err(format!("{text:?} names no file: expected ipc://PATH"));
+            }
+            return Ok(Endpoint { scheme: Scheme::Ipc { mode: IPC_MODE }, address: path.into() });
+        }
         let address = text.strip_prefix("tcp://").ok_or_else(|| {
-            format!("{text:?} is not an endpoint: expected tcp://HOST:PORT, such as tcp://127.0.0.1:5555")
+            format!(
+                "{text:?} is not an endpoint: expected tcp://HOST:PORT, such as \
+                 tcp://127.0.0.1:5555, or ipc://PATH"
+            )
         })?;
         let address = address.replacen("*:", "0.0.0.0:", usize::from(address.starts_with("*:")));
         let port = address.rsplit_once(':').map(|(_, port)| port);
         if port.is_none_or(|port| port.parse::<u16>().is_err()) {
             return Err(format!("{text:?} has no port from 0 to 65535 (0 lets the system choose)"));
         }
-        Ok(Endpoint { address })
+        Ok(Endpoint { scheme: Scheme::Tcp, address })
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tcp://{}", self.address)
+        match self.scheme {
+            Scheme::Tcp => write!(f, "tcp://{}", self.address),
+            Scheme::Ipc { .. } => write!(f, "ipc://{}", self.address),
+        }
     }
 }
 
@@ -216,7 +248,11 @@ pub(crate) struct Settings {
     /// Addresses other than loopback may be listened on.
     pub(crate) insecure: bool,
     pub(crate) shard: ShardConfig,
-    pub(crate) mdp: Vec<(Endpoint, Dialect)>,
+    pub(crate) mdp: Vec<(Endpoint, Mechanism, Dialect)>,
+    /// Who bears which token over HTTP.
+    pub(crate) tokens: Tokens,
+    /// Paranoid Pirate queues, in the order of the shard's pairs.
+    pub(crate) ppp: Vec<Queue>,
     /// `None` = no HTTP.
     pub(crate) http: Option<String>,
     pub(crate) http_token: Option<String>,
@@ -254,17 +290,23 @@ impl Settings {
         path: Option<&Path>,
         overrides: &Overrides,
     ) -> Result<Settings, ConfigError> {
-        let Some(path) = path else { return read("flags", "", overrides) };
+        let Some(path) = path else { return read("flags", "", Path::new("."), overrides) };
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
-        read(&path.display().to_string(), &text, overrides)
+        let base = path.parent().unwrap_or(Path::new("."));
+        read(&path.display().to_string(), &text, base, overrides)
     }
 }
 
-/// Reads the text of a file that errors call `name`.
-fn read(name: &str, text: &str, overrides: &Overrides) -> Result<Settings, ConfigError> {
+/// Reads the text of a file that errors call `name`; other files are named from `base`.
+fn read(
+    name: &str,
+    text: &str,
+    base: &Path,
+    overrides: &Overrides,
+) -> Result<Settings, ConfigError> {
     let file = parse(name, text)?;
-    settings(file, overrides).map_err(|Fault { key, message }| {
+    settings(file, base, overrides).map_err(|Fault { key, message }| {
         let place = match line_of(text, &key) {
             Some(line) => format!("{name}:{line}"),
             None => name.to_owned(),
@@ -284,6 +326,11 @@ struct Fault {
 impl Fault {
     fn new(key: &[&str], expected: &str) -> Fault {
         let message = format!("{} {expected}", key.join("."));
+        Fault::told(key, message)
+    }
+
+    /// The message says all there is to say.
+    fn told(key: &[&str], message: String) -> Fault {
         Fault { key: key.iter().map(|part| (*part).to_owned()).collect(), message }
     }
 }
@@ -294,13 +341,20 @@ impl From<String> for Fault {
     }
 }
 
-/// The line where `key`, or as much of it as is there, is written.
+/// The line where `key`, or as much of it as is there, is written. A number is a place in an array.
 fn line_of(text: &str, key: &[String]) -> Option<usize> {
     let document = toml::de::DeTable::parse(text).ok()?;
     let mut table = document.get_ref();
     let mut line = None;
-    for part in key {
-        let Some(value) = table.get(part.as_str()) else { break };
+    let mut parts = key.iter();
+    while let Some(part) = parts.next() {
+        let Some(mut value) = table.get(part.as_str()) else { break };
+        if let Some(array) = value.get_ref().as_array()
+            && let Some(inner) =
+                parts.next().and_then(|place| array.get(place.parse::<usize>().ok()?))
+        {
+            value = inner;
+        }
         line = Some(text[..value.span().start].matches('\n').count() + 1);
         let Some(inner) = value.get_ref().as_table() else { break };
         table = inner;
@@ -317,7 +371,7 @@ fn parse(name: &str, text: &str) -> Result<File, ConfigError> {
     })
 }
 
-fn settings(file: File, overrides: &Overrides) -> Result<Settings, Fault> {
+fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settings, Fault> {
     let mut shard = ShardConfig::default();
     let limits = &file.limits;
     set_size(&mut shard.zmtp.frame_bytes_max, limits.frame_bytes);
@@ -325,6 +379,7 @@ fn settings(file: File, overrides: &Overrides) -> Result<Settings, Fault> {
     set(&mut shard.zmtp.frames_max, limits.frames);
     set(&mut shard.limits.connections, limits.connections);
     set_span(&mut shard.limits.handshake, limits.handshake);
+    set(&mut shard.limits.handshakes, limits.handshakes);
     set_span(&mut shard.limits.idle, limits.idle);
     if let Some(Size(bytes)) = limits.out_bytes {
         shard.limits.out_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -334,11 +389,14 @@ fn settings(file: File, overrides: &Overrides) -> Result<Settings, Fault> {
     set_span(&mut shard.engine.service_idle, limits.service_idle);
     set_span(&mut shard.heartbeat, file.mdp.heartbeat);
     set(&mut shard.liveness, file.mdp.liveness);
-    shard.engine.defaults = rules(ServiceConfig::default(), &file.defaults);
+    let mut usual = ServiceConfig::default();
+    set_span(&mut usual.aim, overrides.aim);
+    set_span(&mut usual.give_up, overrides.give_up);
+    shard.engine.defaults = rules(usual, &file.defaults, &["defaults"])?;
     set_span(&mut shard.engine.defaults.aim, overrides.aim);
     set_span(&mut shard.engine.defaults.give_up, overrides.give_up);
     for (name, own) in &file.services {
-        let config = rules(shard.engine.defaults, own);
+        let config = rules(shard.engine.defaults, own, &["services", name])?;
         match name.strip_suffix('*') {
             Some(prefix) => shard.engine.by_prefix.push((prefix.as_bytes().into(), config)),
             None => {
@@ -346,8 +404,19 @@ fn settings(file: File, overrides: &Overrides) -> Result<Settings, Fault> {
             }
         }
     }
-    check(&shard, &file.services)?;
-    let mdp = endpoints(&file.mdp, overrides)?;
+    shard.engine.meetings =
+        meetings::settings(&file.matches, &file.regulator, shard.limits.name_bytes)?;
+    check(&shard)?;
+    let mechanism = file.security.mechanism;
+    let mdp = endpoints(&file.mdp, mechanism, overrides)?;
+    let taken: Vec<&Endpoint> = mdp.iter().map(|(endpoint, ..)| endpoint).collect();
+    for queue in &mut file.paranoid_pirate {
+        queue.mechanism.get_or_insert(mechanism);
+    }
+    let ppp = ppp::settings(file.paranoid_pirate, &taken, &file.services, &mut shard)?;
+    let used = mdp.iter().map(|(_, mechanism, _)| *mechanism);
+    let used: Vec<Mechanism> = used.chain(ppp.iter().map(|queue| queue.mechanism)).collect();
+    let tokens = security::settings(&file.security, &file.principals, base, &used, &mut shard)?;
     let http = overrides.http.clone().or(file.http.listen).unwrap_or("127.0.0.1:8080".into());
     let http = (http != "off").then(|| http.trim_start_matches("http://").to_owned());
     if let Some(token) = &file.http.token
@@ -359,6 +428,8 @@ fn settings(file: File, overrides: &Overrides) -> Result<Settings, Fault> {
         insecure: file.insecure,
         shard,
         mdp,
+        tokens,
+        ppp,
         http,
         http_token: file.http.token,
         http_hosts: file.http.hosts,
@@ -371,27 +442,44 @@ fn settings(file: File, overrides: &Overrides) -> Result<Settings, Fault> {
     })
 }
 
-fn endpoints(mdp: &Mdp, overrides: &Overrides) -> Result<Vec<(Endpoint, Dialect)>, String> {
+fn endpoints(
+    mdp: &Mdp,
+    mechanism: Mechanism,
+    overrides: &Overrides,
+) -> Result<Vec<(Endpoint, Mechanism, Dialect)>, Fault> {
+    let dialect = |mechanism: Mechanism| Dialect { door: mechanism.door(), ..Dialect::default() };
     if overrides.mdp.iter().any(|endpoint| endpoint == "off") {
         return Ok(Vec::new());
     }
     if !overrides.mdp.is_empty() {
-        let parse = |text: &String| Ok((text.parse()?, Dialect::default()));
+        let parse = |text: &String| Ok((text.parse()?, mechanism, dialect(mechanism)));
         return overrides.mdp.iter().map(parse).collect();
     }
-    Ok(match &mdp.listen {
-        None => vec![(Endpoint { address: "127.0.0.1:5555".into() }, Dialect::default())],
-        Some(listen) => listen
-            .iter()
-            .map(|one| {
-                let dialect = Dialect { mdp02_service_frame: one.mdp02_service_frame };
-                (one.endpoint.clone(), dialect)
-            })
-            .collect(),
-    })
+    let Some(listen) = &mdp.listen else {
+        let endpoint = Endpoint { scheme: Scheme::Tcp, address: "127.0.0.1:5555".into() };
+        return Ok(vec![(endpoint, mechanism, dialect(mechanism))]);
+    };
+    let mut endpoints = Vec::new();
+    for (place, one) in listen.iter().enumerate() {
+        let mechanism = one.mechanism.unwrap_or(mechanism);
+        let dialect =
+            Dialect { mdp02_service_frame: one.mdp02_service_frame, ..dialect(mechanism) };
+        let mut endpoint = one.endpoint.clone();
+        match (&mut endpoint.scheme, one.mode) {
+            (_, None) => {}
+            (Scheme::Ipc { mode }, Some(given)) if given <= 0o777 => *mode = given,
+            (Scheme::Ipc { .. } | Scheme::Tcp, Some(_)) => {
+                let message = "mdp.listen.mode is for ipc:// alone, and from 0o000 to 0o777";
+                let key = ["mdp", "listen", &place.to_string(), "mode"];
+                return Err(Fault::told(&key, message.into()));
+            }
+        }
+        endpoints.push((endpoint, mechanism, dialect));
+    }
+    Ok(endpoints)
 }
 
-fn rules(base: ServiceConfig, own: &Rules) -> ServiceConfig {
+fn rules(base: ServiceConfig, own: &Rules, table: &[&str]) -> Result<ServiceConfig, Fault> {
     let mut config = base;
     set(&mut config.max_deliveries, own.max_deliveries);
     set(&mut config.queue_max, own.queue_max);
@@ -400,15 +488,26 @@ fn rules(base: ServiceConfig, own: &Rules) -> ServiceConfig {
     set_span(&mut config.aim, own.aim);
     set_span(&mut config.execution_limit, own.execution_limit);
     set(&mut config.answer_refusals, own.answer_refusals);
-    config
+    check_rules(table, &config)?;
+    let applied = own.apply(&mut config);
+    applied.map_err(|(key, message)| Fault::new(&[table, &[key]].concat(), &message))?;
+    Ok(config)
+}
+
+/// What the rules of one service come to where nothing else is said.
+///
+/// # Errors
+/// Names the key that is wrong, and why.
+pub(crate) fn rules_alone(own: &Rules) -> Result<ServiceConfig, String> {
+    rules(ServiceConfig::default(), own, &[]).map_err(|fault| fault.message)
 }
 
 /// Values that parse but make no broker.
-fn check(shard: &ShardConfig, services: &BTreeMap<String, Rules>) -> Result<(), Fault> {
+fn check(shard: &ShardConfig) -> Result<(), Fault> {
     let (shortest, longest) = (Span::from_millis(10), Span::from_millis(3_600_000));
     let lasting = |span: Span| (shortest..=longest).contains(&span);
     let (zmtp, limits, engine) = (&shard.zmtp, &shard.limits, &shard.engine);
-    let checks: [(bool, [&str; 2], &str); 10] = [
+    let checks: [(bool, [&str; 2], &str); 11] = [
         (lasting(shard.heartbeat), ["mdp", "heartbeat"], "must be from 10ms to 1h"),
         ((1..=1_000).contains(&shard.liveness), ["mdp", "liveness"], "must be from 1 to 1000"),
         (zmtp.frames_max > 0, ["limits", "frames"], "must be at least 1"),
@@ -417,6 +516,7 @@ fn check(shard: &ShardConfig, services: &BTreeMap<String, Rules>) -> Result<(), 
         (limits.out_bytes >= 64 * 1024, ["limits", "out_bytes"], "must be at least 64KiB"),
         (lasting(limits.handshake), ["limits", "handshake"], "must be from 10ms to 1h"),
         (limits.connections > 0, ["limits", "connections"], "must be at least 1"),
+        (limits.handshakes > 0, ["limits", "handshakes"], "must be at least 1"),
         (engine.services_max > 0, ["limits", "services"], "must be at least 1"),
         (
             (1..=1_000_000).contains(&engine.concurrency_max),
@@ -427,12 +527,7 @@ fn check(shard: &ShardConfig, services: &BTreeMap<String, Rules>) -> Result<(), 
     if let Some((_, key, expected)) = checks.iter().find(|(holds, ..)| !holds) {
         return Err(Fault::new(key, expected));
     }
-    check_rules(&["defaults"], &shard.engine.defaults)?;
-    for name in services.keys() {
-        let config = shard.engine.service(name.trim_end_matches('*').as_bytes());
-        check_rules(&["services", name], &config)?;
-    }
-    Ok(())
+    check_rules(&["defaults"], &shard.engine.defaults)
 }
 
 fn check_rules(table: &[&str], config: &ServiceConfig) -> Result<(), Fault> {
@@ -468,7 +563,7 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str) -> String {
-        match read("m.toml", text, &Overrides::default()) {
+        match read("m.toml", text, Path::new("."), &Overrides::default()) {
             Ok(_) => "accepted".into(),
             Err(error) => error.to_string(),
         }
@@ -498,6 +593,41 @@ mod tests {
             ),
             ("[[mdp.listen]]\nendpoint = \"tcp://x\"", "m.toml:2: \"tcp://x\" has no port"),
             ("[http]\ntoken = \"abc\"", "m.toml:2: http.token is too short"),
+            ("[defaults]\ndiscipline = \"codel\"\ntarget = \"5ms\"", "accepted"),
+            ("[services.x]\nvalve = { kind = \"rate\", limit = 9, interval = \"1s\" }", "accepted"),
+            (
+                "[services.x]\nvalve = { kind = \"breaker\" }\nfair = \"header\"\nkeep = 2",
+                "accepted",
+            ),
+            (
+                "[services.x]\naim = \"5ms\"\norder = \"adaptive\"\nworkers = \"most_recent\"",
+                "accepted",
+            ),
+            (
+                "[services.x]\nalarm = { wait = \"1s\", lasting = \"9s\" }\n\
+                 protect = { target = \"1s\" }",
+                "accepted",
+            ),
+            (
+                "[services.x]\n\ndiscipline = \"codel\"",
+                "m.toml:3: services.x.discipline = \"codel\" needs a target",
+            ),
+            ("[defaults]\ntarget = \"5ms\"", "m.toml:2: defaults.target counts only with"),
+            (
+                "[defaults]\ndiscipline = \"aim\"",
+                "m.toml:2: defaults.discipline = \"aim\" needs an aim",
+            ),
+            ("[defaults]\nkeep = 1\norder = \"random\"", "m.toml:3: unknown variant `random`"),
+            ("[defaults]\nkeep = 1\nkeap = 1", "m.toml:3: unknown field `keap`"),
+            (
+                "[services.x]\nvalve = { kind = \"concurrency\", max = 0 }",
+                "m.toml:2: services.x.valve with a max of 0 lets nobody through",
+            ),
+            ("[services.x]\nkeep = 1\nvalve = { kind = \"concurrency\", mux = 1 }", "m.toml:3: "),
+            (
+                "[services.x]\naim = \"5ms\"\ngive_up = \"1ms\"",
+                "m.toml:2: services.x.aim makes no line",
+            ),
         ];
         for (text, expected) in cases {
             let got = refusal(text);

@@ -27,8 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let settings =
         Settings::load(None, &overrides).map_err(|error| Failure::new(error.to_string()))?;
     let broker = Broker::bind(settings, None, overrides)?;
-    let address = broker.mdp_address().ok_or_else(|| Failure::new("no listener"))?;
-    let endpoint = format!("tcp://{address}");
+    let endpoint = broker.mdp_endpoint().ok_or_else(|| Failure::new("no listener"))?;
     println!("1. A broker listens at {endpoint}.");
     let inbox = broker.inbox();
     let house = std::thread::spawn(move || broker.run());

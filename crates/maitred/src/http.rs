@@ -10,25 +10,28 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use engine::Reason;
+use engine::{ANONYMOUS, HOUSE, Reason};
 use serde::Deserialize;
 use serde_json::json;
 use sessions::Outcome;
 use tokio::sync::oneshot;
 
-use crate::config::Lasting;
-use crate::inbox::{Command, Detail, Inbox};
+use crate::config::{Lasting, Tokens};
+use crate::inbox::{Command, Detail, Inbox, Who};
 use crate::metrics;
 use crate::view::{Services, Snapshot, Workers};
 
 /// How long a call without `?timeout=` may take.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a caller calls itself where callers take turns (`fair = "header"`).
+const FAIR_KEY: &str = "maitred-fair-key";
 
 /// Services listed without `?limit=`.
 const LISTED: usize = 1_000;
@@ -37,6 +40,7 @@ const LISTED: usize = 1_000;
 pub(crate) struct House {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) token: Option<String>,
+    pub(crate) tokens: Tokens,
     /// `host` or `host:port` values of Host and Origin that are ours.
     pub(crate) hosts: Vec<String>,
     pub(crate) body_max: usize,
@@ -48,6 +52,7 @@ impl House {
     pub(crate) fn new(
         inbox: Arc<Inbox>,
         token: Option<String>,
+        tokens: Tokens,
         address: SocketAddr,
         hosts: &[String],
         body_max: usize,
@@ -60,7 +65,31 @@ impl House {
             ours.push(host.clone());
             ours.push(format!("{host}:{port}"));
         }
-        House { inbox, token, hosts: ours, body_max, reload, tickets: AtomicU64::new(0) }
+        House { inbox, token, tokens, hosts: ours, body_max, reload, tickets: AtomicU64::new(0) }
+    }
+
+    /// In whose name a request comes; `None` if it must bear a token and does not.
+    fn who(&self, headers: &HeaderMap) -> Option<Who> {
+        if self.token.as_ref().is_some_and(|token| bears(headers, token)) {
+            return Some(HOUSE.into());
+        }
+        let borne = self.tokens.iter().find(|(token, _)| bears(headers, token));
+        match borne {
+            Some((_, name)) => Some(Who::from(&**name)),
+            None if self.token.is_none() && self.tokens.is_empty() => Some(ANONYMOUS.into()),
+            None => None,
+        }
+    }
+
+    /// Whether somebody may administer the house.
+    async fn check_may(&self, who: Who) -> Result<(), Refusal> {
+        let (answer, may) = oneshot::channel();
+        self.inbox.send(Command::May { who, answer }).map_err(|_| Refusal::stopping())?;
+        match may.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refusal::shed(Reason::Denied)),
+            Err(_) => Err(Refusal::stopping()),
+        }
     }
 
     async fn look(&self, detail: Detail) -> Result<Snapshot, Refusal> {
@@ -98,12 +127,11 @@ pub(crate) fn routes(house: Arc<House>) -> Router {
 }
 
 /// Who may do what, before any handler runs.
-async fn guard(State(house): State<Arc<House>>, request: Request, next: Next) -> Response {
+async fn guard(State(house): State<Arc<House>>, mut request: Request, next: Next) -> Response {
     let open = ["/healthz", "/readyz"].contains(&request.uri().path());
-    if let Some(token) = &house.token
-        && !open
-        && !bears(request.headers(), token)
-    {
+    if let Some(who) = house.who(request.headers()) {
+        request.extensions_mut().insert(who);
+    } else if !open {
         let message = "this broker wants a token: send the header Authorization: Bearer TOKEN";
         let mut response =
             Refusal::new(StatusCode::UNAUTHORIZED, "denied", message).into_response();
@@ -217,7 +245,7 @@ async fn readyz(State(house): State<Arc<House>>) -> Result<&'static str, Refusal
 }
 
 async fn scrape(State(house): State<Arc<House>>) -> Result<Response, Refusal> {
-    let snapshot = house.look(Detail::Services(metrics::SERVICES_MAX)).await?;
+    let snapshot = house.look(Detail::Scrape(metrics::SERVICES_MAX)).await?;
     let text = metrics::encode(snapshot).map_err(|error| {
         let message = format!("cannot write the metrics: {error}");
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
@@ -245,12 +273,20 @@ async fn workers(State(house): State<Arc<House>>) -> Result<Json<Workers>, Refus
     Ok(Json(Workers { workers: snapshot.workers }))
 }
 
-async fn drain(State(house): State<Arc<House>>) -> Result<StatusCode, Refusal> {
+async fn drain(
+    State(house): State<Arc<House>>,
+    Extension(who): Extension<Who>,
+) -> Result<StatusCode, Refusal> {
+    house.check_may(who).await?;
     house.inbox.send(Command::Drain).map_err(|_| Refusal::stopping())?;
     Ok(StatusCode::ACCEPTED)
 }
 
-async fn reload(State(house): State<Arc<House>>) -> Result<Response, Refusal> {
+async fn reload(
+    State(house): State<Arc<House>>,
+    Extension(who): Extension<Who>,
+) -> Result<Response, Refusal> {
+    house.check_may(who).await?;
     let rules = (house.reload)()
         .map_err(|message| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message))?;
     let (done, applied) = oneshot::channel();
@@ -268,8 +304,10 @@ struct CallOptions {
 /// `POST /v1/services/{name}`: one frame in, the frames of the reply out, one after the other.
 async fn call(
     State(house): State<Arc<House>>,
+    Extension(who): Extension<Who>,
     Path(name): Path<String>,
     Query(options): Query<CallOptions>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let timeout = match options.timeout.as_deref().map(str::parse::<Lasting>) {
@@ -283,7 +321,15 @@ async fn call(
     zmtp::put_frame(&mut frames, false, &body);
     let (answer, outcome) = oneshot::channel();
     let ticket = house.tickets.fetch_add(1, Ordering::Relaxed);
-    let call = Command::Call { ticket, service: Bytes::from(name), body: frames.into(), answer };
+    let fair_key = headers.get(FAIR_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
+    let call = Command::Call {
+        who,
+        ticket,
+        service: Bytes::from(name),
+        body: frames.into(),
+        fair_key: Bytes::copy_from_slice(fair_key),
+        answer,
+    };
     house.inbox.send(call).map_err(|_| Refusal::stopping())?;
     let line = Line { house: &house, ticket, answered: false };
     let outcome = tokio::time::timeout(timeout, outcome).await;

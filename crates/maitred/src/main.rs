@@ -1,11 +1,15 @@
 //! The maitred broker: one binary.
 //!
 //! `serve` is the house; everything else talks to one: over MDP (`call`, `work`, `bench`) or over
-//! HTTP (`services`, `workers`, `drain`, `reload`).
+//! HTTP (`services`, `workers`, `drain`, `reload`). `simulate` needs none.
 
 mod serve;
 
 mod reactor;
+
+mod transport;
+
+mod handshakes;
 
 mod inbox;
 
@@ -25,14 +29,20 @@ mod work;
 
 mod demo;
 
+mod keygen;
+
+mod secret;
+
 mod bench;
+
+mod simulate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Seats requests with workers: a Majordomo broker.
+/// Seats requests with workers: a Majordomo and Paranoid Pirate broker.
 #[derive(Debug, Parser)]
 #[command(name = "maitred", version, about, max_term_width = 100)]
 struct Cli {
@@ -72,6 +82,8 @@ enum Sub {
     Work(work::Args),
     /// Show a broker, workers and clients at work, then stop
     Demo(demo::Args),
+    /// Make a key pair for CURVE
+    Keygen(keygen::Args),
     /// Check a configuration file
     Check {
         /// The file
@@ -87,6 +99,8 @@ enum Sub {
     Reload(remote::Target),
     /// Load a broker and say what came of it
     Bench(bench::Options),
+    /// Try disciplines on a load, without a broker
+    Simulate(simulate::Args),
 }
 
 /// Which broker a command calls or serves through.
@@ -99,7 +113,63 @@ pub(crate) struct Door {
         default_value = "tcp://127.0.0.1:5555",
         value_name = "ENDPOINT"
     )]
-    pub(crate) mdp: String,
+    mdp: String,
+    /// Paranoid Pirate endpoint instead: a front end to call, a back end to serve. It is one
+    /// service's, whatever SERVICE says
+    #[arg(long, value_name = "ENDPOINT")]
+    ppp: Option<String>,
+    /// Public key of the broker, or a file that holds it: speak CURVE
+    #[arg(
+        long,
+        env = "MAITRED_SERVER_KEY",
+        value_name = "KEY|FILE",
+        requires = "key",
+        allow_hyphen_values = true
+    )]
+    server_key: Option<String>,
+    /// File of our secret key, made by `maitred keygen`
+    #[arg(long, env = "MAITRED_KEY", value_name = "FILE", requires = "server_key")]
+    key: Option<PathBuf>,
+    /// Our name at a broker that speaks PLAIN
+    #[arg(long, value_name = "NAME", requires = "password_file", conflicts_with = "server_key")]
+    user: Option<String>,
+    /// File of the password that belongs to it
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
+}
+
+/// What we prove who we are with.
+pub(crate) enum Proof {
+    Nothing,
+    Curve { server: client::PublicKey, keys: client::KeyPair },
+    Plain { user: String, password: zeroize::Zeroizing<String> },
+}
+
+impl Door {
+    pub(crate) fn endpoint(&self) -> &str {
+        self.ppp.as_deref().unwrap_or(&self.mdp)
+    }
+
+    /// Reads the files it names.
+    pub(crate) fn proof(&self) -> Result<Proof, Failure> {
+        if let (Some(server), Some(key)) = (&self.server_key, &self.key) {
+            let server = secret::public_key(server).map_err(Failure::config)?;
+            let keys = secret::read_key(key).map_err(Failure::config)?;
+            return Ok(Proof::Curve { server, keys });
+        }
+        if let (Some(user), Some(path)) = (&self.user, &self.password_file) {
+            let password = secret::read_word(path).map_err(Failure::config)?;
+            return Ok(Proof::Plain { user: user.clone(), password });
+        }
+        Ok(Proof::Nothing)
+    }
+
+    pub(crate) fn protocol(&self) -> client::Protocol {
+        match self.ppp {
+            Some(_) => client::Protocol::Ppp,
+            None => client::Protocol::V02,
+        }
+    }
 }
 
 /// Why a command failed, and the exit code that says so.
@@ -139,6 +209,7 @@ fn run(command: Sub) -> Result<(), Failure> {
         Sub::Call(args) => call::run(&args),
         Sub::Work(args) => work::run(args),
         Sub::Demo(args) => demo::run(&args),
+        Sub::Keygen(args) => keygen::run(&args),
         Sub::Check { file } => {
             config::Settings::load(Some(&file), &config::Overrides::default())
                 .map_err(|error| Failure::config(error.to_string()))?;
@@ -150,6 +221,7 @@ fn run(command: Sub) -> Result<(), Failure> {
         Sub::Drain(target) => remote::drain(&target),
         Sub::Reload(target) => remote::reload(&target),
         Sub::Bench(options) => bench::run(&options),
+        Sub::Simulate(args) => simulate::run(&args),
     }
 }
 

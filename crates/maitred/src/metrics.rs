@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use engine::{BUCKETS, Histogram, REASONS};
+use engine::{ANONYMOUS, BUCKETS, HOUSE, Histogram, REASONS, Usage};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -44,6 +44,17 @@ impl Collector for Scrape {
         counter("maitred_dismissals", "Workers told to go", counters.dismissals)?;
         counter("maitred_expiries", "Idle workers given up for silence", counters.expiries)?;
         counter("maitred_accepted", "Connections accepted", counters.accepted)?;
+        counter(
+            "maitred_failed_handshakes",
+            "Connections that ended before they were through, for what they said",
+            counters.failed_handshakes,
+        )?;
+        counter("maitred_denied", "Connections whose name or proof was refused", counters.denied)?;
+        counter(
+            "maitred_crowded",
+            "Connections hung up on because too many handshakes waited",
+            counters.crowded,
+        )?;
         counter("maitred_turned_away", "Connections over the limit", counters.turned_away)?;
         counter("maitred_messages", "Messages received", counters.messages)?;
         counter("maitred_garbage", "Messages that made no sense", counters.garbage)?;
@@ -57,6 +68,14 @@ impl Collector for Scrape {
         for (reason, count) in REASONS.iter().zip(stats.refusals) {
             let labels = [("reason", reason.as_str())];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+
+        let name = "maitred_protocol_workers";
+        let mut family =
+            encoder.encode_descriptor(name, "Workers, by protocol", None, MetricType::Gauge)?;
+        for (protocol, count) in &snapshot.speakers {
+            let gauge = ConstGauge::new(i64::try_from(*count).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[("protocol", *protocol)])?)?;
         }
 
         let mut gauge = |name, help, value: u64| {
@@ -77,17 +96,63 @@ impl Collector for Scrape {
         let (sum, count, buckets) = buckets(&stats.sojourn);
         metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
 
+        encode_principals(&snapshot.principals, &mut encoder)?;
         encode_services(&snapshot.services, &mut encoder)
     }
 }
 
+/// Nothing where nobody is named.
+fn encode_principals(
+    principals: &[(String, Usage)],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> fmt::Result {
+    type Read = fn(&Usage) -> u64;
+    let named = principals.iter().any(|(name, _)| name != ANONYMOUS && name != HOUSE);
+    let shown = if named { principals } else { &[] };
+    let counters: [(&str, &str, Read); 3] = [
+        ("maitred_principal_requests", "Requests taken", |usage| usage.requests),
+        ("maitred_principal_denied", "Requests and offers without a right", |usage| usage.denied),
+        ("maitred_principal_over_quota", "Requests beyond the quota", |usage| usage.over_quota),
+    ];
+    for (name, help, read) in counters {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (principal, usage) in shown {
+            let labels = [("principal", principal.as_str())];
+            ConstCounter::new(read(usage)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let gauges: [(&str, &str, Read); 2] = [
+        ("maitred_principal_in_flight", "Requests waiting or leased", |usage| usage.in_flight),
+        ("maitred_principal_in_flight_bytes", "Their payload bytes", |usage| usage.bytes),
+    ];
+    for (name, help, read) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (principal, usage) in shown {
+            let labels = [("principal", principal.as_str())];
+            let value = i64::try_from(read(usage)).unwrap_or(i64::MAX);
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
 fn encode_services(services: &[Service], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     type Read = fn(&Service) -> u64;
-    let gauges: [(&str, &str, Read); 4] = [
+    let gauges: [(&str, &str, Read); 8] = [
         ("maitred_service_workers", "Workers", |s| u64::from(s.workers)),
         ("maitred_service_offers", "Offers waiting", |s| s.offers as u64),
         ("maitred_service_queue_length", "Requests waiting", |s| s.waiting as u64),
         ("maitred_service_leased", "Requests held by workers", |s| u64::from(s.leased)),
+        ("maitred_service_shedding", "1 while load is shed for the wait", |s| {
+            u64::from(s.shedding)
+        }),
+        ("maitred_service_shut", "1 while the valve lets nobody through", |s| {
+            u64::from(s.shut == Some(true))
+        }),
+        ("maitred_service_refused_percent", "Chance of a newcomer to be refused", |s| {
+            s.refused_percent.unwrap_or(0.0).round() as u64
+        }),
+        ("maitred_service_alarm", "1 while the alarm is raised", |s| u64::from(s.alarmed)),
     ];
     for (name, help, read) in gauges {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -97,10 +162,9 @@ fn encode_services(services: &[Service], encoder: &mut DescriptorEncoder<'_>) ->
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
         }
     }
-    let counters: [(&str, &str, Read); 4] = [
+    let counters: [(&str, &str, Read); 3] = [
         ("maitred_service_requests", "Requests taken", |s| s.requests),
         ("maitred_service_replies", "Requests answered", |s| s.replies),
-        ("maitred_service_refusals", "Requests refused", |s| s.refusals),
         ("maitred_service_redeliveries", "Requests given to another worker", |s| s.redeliveries),
     ];
     for (name, help, read) in counters {
@@ -109,6 +173,28 @@ fn encode_services(services: &[Service], encoder: &mut DescriptorEncoder<'_>) ->
             let labels = [("service", service.name.as_str())];
             ConstCounter::new(read(service)).encode(family.encode_family(&labels)?)?;
         }
+    }
+    let name = "maitred_service_refusals";
+    let help = "Requests refused, by reason";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for service in services.iter() {
+        // Every service has the two most likely, so that they can be watched before they occur.
+        let mut counts = service.refusals_by_reason.clone();
+        for reason in ["overload", "expired"] {
+            counts.entry(reason.to_owned()).or_default();
+        }
+        for (reason, count) in &counts {
+            let labels = [("service", service.name.as_str()), ("reason", reason.as_str())];
+            ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let help = "How the line of requests is kept";
+    let name = "maitred_service_discipline";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for service in services.iter() {
+        let labels =
+            [("service", service.name.as_str()), ("discipline", service.discipline.as_str())];
+        ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }

@@ -12,18 +12,19 @@
 //!
 //! Readiness is edge-triggered: a connection stays in `ready` until a read came up short.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::{ConnId, Time};
-use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use sessions::{Call, CloseReason, Dialect, Note, Outcome, Shard, Want};
 use tokio::sync::oneshot;
 
+use crate::handshakes::Handshakes;
 use crate::inbox::{Command, Detail, Inbox};
+use crate::transport::{Listener, Stream};
 use crate::view::{self, Clock, Snapshot, Traffic};
 
 /// Read by all connections in turn; one read is at most this long.
@@ -47,7 +48,7 @@ const FIRST_CONNECTION: usize = 1 << 16;
 /// A socket and what is known of its readiness.
 struct Socket {
     id: ConnId,
-    stream: TcpStream,
+    stream: Stream,
     /// There may be more to read.
     readable: bool,
     /// The peer closed its side, or the connection broke: no further edge will come, so it is read
@@ -65,7 +66,9 @@ pub(crate) struct Reactor {
     inbox: Arc<Inbox>,
     clock: Clock,
     shard: Shard,
-    listeners: Vec<(TcpListener, Dialect)>,
+    listeners: Vec<(Listener, Dialect)>,
+    /// If there are handshakes that take long.
+    handshakes: Option<Handshakes>,
     /// By the slot of their id.
     sockets: Vec<Option<Socket>>,
     /// Connections to read in this turn or the next.
@@ -95,25 +98,31 @@ impl Reactor {
     pub(crate) fn new(
         shard: Shard,
         clock: Clock,
-        listeners: Vec<(std::net::TcpListener, Dialect)>,
+        mut listeners: Vec<(Listener, Dialect)>,
         drain_timeout: Duration,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
         let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), BELL)?));
-        let mut own = Vec::new();
-        for (i, (listener, dialect)) in listeners.into_iter().enumerate() {
-            listener.set_nonblocking(true)?;
-            let mut listener = TcpListener::from_std(listener);
+        for (i, (listener, _)) in listeners.iter_mut().enumerate() {
             let token = Token(FIRST_LISTENER + i);
-            poll.registry().register(&mut listener, token, Interest::READABLE)?;
-            own.push((listener, dialect));
+            poll.registry().register(listener, token, Interest::READABLE)?;
         }
+        let doors = shard.doors().to_vec();
+        let handshakes = listeners
+            .iter()
+            .any(|(_, dialect)| {
+                let door = doors.get(usize::from(dialect.door));
+                door.is_some_and(|door| door.security.mechanism() == zmtp::Mechanism::Curve)
+            })
+            .then(|| Handshakes::start(doors, inbox.clone()))
+            .transpose()?;
         Ok(Reactor {
             poll,
             inbox,
             clock,
             shard,
-            listeners: own,
+            listeners,
+            handshakes,
             sockets: Vec::new(),
             ready: VecDeque::new(),
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
@@ -233,7 +242,7 @@ impl Reactor {
             match socket.accept() {
                 Ok((stream, remote)) => {
                     let dialect = *dialect;
-                    if let Some(id) = self.shard.open(now, dialect, Some(remote)) {
+                    if let Some(id) = self.shard.open(now, dialect, remote) {
                         self.admit(now, id, stream);
                     }
                 }
@@ -251,20 +260,16 @@ impl Reactor {
         self.accept_again = Some(Instant::now());
     }
 
-    fn admit(&mut self, now: Time, id: ConnId, mut stream: TcpStream) {
+    fn admit(&mut self, now: Time, id: ConnId, mut stream: Stream) {
         let slot = id.slot() as usize;
         let token = Token(FIRST_CONNECTION + slot);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = stream
-            .set_nodelay(true)
+            .prepare()
             .and_then(|()| self.poll.registry().register(&mut stream, token, interest));
         if let Err(error) = registered {
             tracing::debug!(%error, "a connection ended before it was taken in");
             return self.shard.closed(now, id);
-        }
-        // Finds a vanished host even when its peer speaks ZMTP 3.0 and cannot be PINGed.
-        if let Err(error) = rustix::net::sockopt::set_socket_keepalive(&stream, true) {
-            tracing::debug!(%error, "no TCP keepalive");
         }
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
@@ -289,6 +294,8 @@ impl Reactor {
         }
         socket.queued = false;
         let (result, room) = match self.shard.want(id) {
+            // Whoever is gone has nothing more to say, and what it asked is for nobody.
+            Want::Paused if socket.ending => return self.close(now, id),
             // It stays readable and is queued again when it is resumed.
             Want::Paused => return,
             Want::Shared => {
@@ -351,6 +358,11 @@ impl Reactor {
             }
         }
         self.resume();
+        if self.shard.work_len() > 0
+            && let Some(handshakes) = &mut self.handshakes
+        {
+            handshakes.feed(|| self.shard.take_work());
+        }
     }
 
     fn flush_touched(&mut self, now: Time) {
@@ -412,7 +424,7 @@ impl Reactor {
         {
             // Both may fail on a connection that is already gone; there is nothing else to do.
             let _ = self.poll.registry().deregister(&mut socket.stream);
-            let _ = socket.stream.shutdown(std::net::Shutdown::Write);
+            let _ = socket.stream.finish();
         }
         self.shard.closed(now, id);
     }
@@ -445,8 +457,9 @@ impl Reactor {
 
     fn obey(&mut self, now: Time, command: Command) {
         match command {
-            Command::Call { ticket, service, body, answer } => {
-                let id = self.shard.call(now, Call { service, body });
+            Command::Call { who, ticket, service, body, fair_key, answer } => {
+                let principal = self.shard.engine().principal(&who).unwrap_or_default();
+                let id = self.shard.call(now, Call { principal, service, body, fair_key });
                 self.calls.insert(id, (ticket, answer));
                 self.call_by_ticket.insert(ticket, id);
             }
@@ -463,6 +476,17 @@ impl Reactor {
             Command::Reload { config, done } => {
                 self.shard.configure(now, *config);
                 let _ = done.send(());
+            }
+            Command::May { who, answer } => {
+                let engine = self.shard.engine();
+                let rights = engine.principal(&who).and_then(|id| engine.rights(id));
+                let _ = answer.send(rights.is_some_and(|rights| rights.administer));
+            }
+            Command::Worked { id, worked } => {
+                if let Some(handshakes) = &mut self.handshakes {
+                    handshakes.came_back();
+                }
+                self.shard.worked(now, id, *worked);
             }
             Command::Drain => self.drain(now),
         }
@@ -500,7 +524,7 @@ impl Reactor {
     }
 
     fn log(&mut self) {
-        for note in self.shard.notes().drain(..) {
+        for note in std::mem::take(self.shard.notes()) {
             match note {
                 Note::WorkerJoined(id, remote, service, concurrency) => tracing::info!(
                     conn = ?id,
@@ -517,8 +541,23 @@ impl Reactor {
                     tracing::warn!(conn = ?id, why, "worker told to go");
                 }
                 Note::Closed(id, remote, reason) => log_closed(id, remote, &reason),
+                Note::Denied(id, remote, principal, service) => tracing::warn!(
+                    conn = ?id,
+                    remote = %Remote(remote),
+                    principal = self.shard.engine().principal_name(principal),
+                    service = view::show(&service),
+                    "denied: it may not call this service"
+                ),
                 Note::Garbage(id, why) => {
                     tracing::warn!(conn = ?id, why, "a message that makes no sense");
+                }
+                Note::Alarm(service, true, oldest) => tracing::warn!(
+                    service = %view::show(&service),
+                    oldest_ms = oldest.as_millis(),
+                    "alarm: requests wait too long"
+                ),
+                Note::Alarm(service, false, _) => {
+                    tracing::info!(service = %view::show(&service), "alarm ended");
                 }
                 Note::Drained => {
                     tracing::info!("drained: the last request ended");
@@ -542,12 +581,27 @@ impl Reactor {
             waiting_bytes,
             draining: self.drain_until.is_some(),
             services: match detail {
-                Detail::Services(limit) => view::services(&self.shard, now, limit),
+                Detail::Scrape(limit) => view::services(&self.shard, now, limit),
+                Detail::Services(limit) => {
+                    let mut services = view::services(&self.shard, now, limit);
+                    view::add_protocols(&self.shard, &mut services);
+                    services
+                }
                 Detail::Totals | Detail::Workers => Vec::new(),
             },
             workers: match detail {
                 Detail::Workers => view::workers(&self.shard, now),
-                Detail::Totals | Detail::Services(_) => Vec::new(),
+                Detail::Totals | Detail::Services(_) | Detail::Scrape(_) => Vec::new(),
+            },
+            principals: match detail {
+                Detail::Scrape(_) => {
+                    engine.principals().map(|view| (view.name.into(), view.usage)).collect()
+                }
+                Detail::Totals | Detail::Services(_) | Detail::Workers => Vec::new(),
+            },
+            speakers: match detail {
+                Detail::Scrape(_) => view::speakers(&self.shard),
+                Detail::Totals | Detail::Services(_) | Detail::Workers => BTreeMap::new(),
             },
         }
     }
@@ -590,6 +644,8 @@ fn log_closed(id: ConnId, remote: Option<std::net::SocketAddr>, reason: &CloseRe
             tracing::warn!(conn = ?id, %remote, reason = label, detail, "connection refused");
         }
         CloseReason::Handshake
+        | CloseReason::Crowded
+        | CloseReason::Revoked
         | CloseReason::Dead
         | CloseReason::SlowReader
         | CloseReason::Garbage => {

@@ -68,13 +68,15 @@ pub(crate) fn workers(target: &Target) -> Result<(), Failure> {
         return Ok(());
     }
     let Workers { workers } = parse(&body)?;
-    let header = ["WORKER", "SERVICE", "REMOTE", "HOLDS", "OF", "HANDLED", "AGE", "QUIET"];
+    let header =
+        ["WORKER", "SERVICE", "REMOTE", "PROTOCOL", "HOLDS", "OF", "HANDLED", "AGE", "QUIET"];
     let seconds = |ms: i64| format!("{:.1}s", ms as f64 / 1e3);
     let rows = workers.into_iter().map(|w| {
         [
             w.id,
             w.service,
             w.remote.unwrap_or_else(|| "-".into()),
+            w.protocol,
             w.holds.to_string(),
             w.concurrency.to_string(),
             w.handled.to_string(),

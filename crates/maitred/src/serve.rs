@@ -2,26 +2,24 @@
 //! it.
 
 use std::io::Write;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sessions::{Shard, ShardConfig};
+use sessions::{Dialect, Shard, ShardConfig};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
-use crate::config::{LogFormat, Overrides, Settings};
+use crate::config::{Endpoint, LogFormat, Mechanism, Overrides, Settings};
 use crate::http::{self, House};
 use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
+use crate::transport::{self, Place};
 use crate::view::Clock;
-
-/// Connections that wait to be accepted, if the system allows so many.
-const BACKLOG: i32 = 4_096;
 
 /// What a reload found.
 pub(crate) struct NewRules {
@@ -42,9 +40,18 @@ impl Source {
         let new = Settings::load(self.path.as_deref(), &self.overrides)
             .map_err(|error| error.to_string())?;
         let old = &self.started;
+        let mut shard = new.shard;
         let mut needs_restart = Vec::new();
         if new.mdp != old.mdp {
             needs_restart.push("mdp.listen");
+        }
+        if new.ppp != old.ppp {
+            needs_restart.push("paranoid_pirate");
+            // Listeners refer to their queues by place.
+            shard.pairs.clone_from(&old.shard.pairs);
+        }
+        if new.tokens != old.tokens {
+            needs_restart.push("principals.token_file");
         }
         if new.http != old.http || new.http_token != old.http_token {
             needs_restart.push("http");
@@ -52,7 +59,7 @@ impl Source {
         if (&new.log_level, new.log_format) != (&old.log_level, old.log_format) {
             needs_restart.push("log");
         }
-        Ok(NewRules { shard: new.shard, needs_restart })
+        Ok(NewRules { shard, needs_restart })
     }
 }
 
@@ -86,7 +93,9 @@ pub(crate) struct Broker {
     inbox: Arc<Inbox>,
     source: Arc<Source>,
     http: Option<(std::net::TcpListener, SocketAddr)>,
-    mdp: Vec<SocketAddr>,
+    mdp: Vec<Place>,
+    /// Front and back end of each Paranoid Pirate queue, and its service.
+    ppp: Vec<([Place; 2], String)>,
     runtime: Runtime,
     /// SIGTERM, SIGINT, SIGHUP: heard from here on.
     signals: [Signal; 3],
@@ -101,16 +110,28 @@ impl Broker {
     ) -> Result<Broker, Failure> {
         let mut listeners = Vec::new();
         let mut mdp = Vec::new();
-        for (endpoint, dialect) in &settings.mdp {
-            let listener = bind(&endpoint.address, &endpoint.to_string(), settings.insecure)?;
-            mdp.push(local_address(&listener)?);
+        let guards = |mechanism| settings.insecure || mechanism == Mechanism::Curve;
+        for (endpoint, mechanism, dialect) in &settings.mdp {
+            let (listener, place) = transport::listen(endpoint, guards(*mechanism))?;
+            mdp.push(place);
             listeners.push((listener, *dialect));
+        }
+        let mut ppp = Vec::new();
+        for (place, queue) in settings.ppp.iter().enumerate() {
+            let mut listen = |(endpoint, dialect): (&Endpoint, Dialect)| {
+                let (listener, place) = transport::listen(endpoint, guards(queue.mechanism))?;
+                listeners.push((listener, dialect));
+                Ok(place)
+            };
+            let [front, back] = queue.listeners(place);
+            ppp.push(([listen(front)?, listen(back)?], queue.service.clone()));
         }
         let http = match &settings.http {
             None => None,
             Some(address) => {
-                let listener = bind(address, &format!("http://{address}"), settings.insecure)?;
-                let address = local_address(&listener)?;
+                let name = format!("http://{address}");
+                let listener = transport::bind_tcp(address, &name, settings.insecure)?;
+                let address = transport::local_address(&listener)?;
                 Some((listener, address))
             }
         };
@@ -128,12 +149,12 @@ impl Broker {
             .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
         let signals = hear_signals(&runtime)
             .map_err(|error| Failure::new(format!("cannot listen to signals: {error}")))?;
-        Ok(Broker { reactor, inbox, source, http, mdp, runtime, signals })
+        Ok(Broker { reactor, inbox, source, http, mdp, ppp, runtime, signals })
     }
 
     /// Where Majordomo clients and workers connect.
-    pub(crate) fn mdp_address(&self) -> Option<SocketAddr> {
-        self.mdp.first().copied()
+    pub(crate) fn mdp_endpoint(&self) -> Option<String> {
+        self.mdp.first().map(Place::to_string)
     }
 
     /// How other threads reach the broker.
@@ -142,17 +163,27 @@ impl Broker {
     }
 
     fn addresses(&self) -> Vec<String> {
-        let mdp = self.mdp.iter().map(|address| format!("listening mdp tcp://{address}"));
+        let mdp = self.mdp.iter().map(|address| format!("listening mdp {address}"));
         let http = self.http.iter().map(|(_, address)| format!("listening http http://{address}"));
-        mdp.chain(http).collect()
+        let ppp = self.ppp.iter().flat_map(|([front, back], service)| {
+            [
+                format!("listening ppp-frontend {front} service {service}"),
+                format!("listening ppp-backend {back} service {service}"),
+            ]
+        });
+        mdp.chain(ppp).chain(http).collect()
     }
 
     /// A line to try for each listener.
     fn hints(&self) -> Vec<String> {
         let mut hints = Vec::new();
         if let Some(address) = self.mdp.first() {
-            hints.push(format!("try: maitred work upper --mdp tcp://{address} -- tr a-z A-Z"));
-            hints.push(format!("     maitred call upper 'hello' --mdp tcp://{address}"));
+            hints.push(format!("try: maitred work upper --mdp {address} -- tr a-z A-Z"));
+            hints.push(format!("     maitred call upper 'hello' --mdp {address}"));
+        }
+        if let Some(([front, back], service)) = self.ppp.first() {
+            hints.push(format!("try: maitred work {service} --ppp {back} -- tr a-z A-Z"));
+            hints.push(format!("     maitred call {service} 'hello' --ppp {front}"));
         }
         if let Some((_, address)) = &self.http {
             hints.push(format!("     curl -d hello http://{address}/v1/services/upper"));
@@ -162,7 +193,7 @@ impl Broker {
 
     /// Serves until drained.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let Broker { reactor, inbox, source, http, mdp: _, runtime, signals } = self;
+        let Broker { reactor, inbox, source, http, mdp: _, ppp: _, runtime, signals } = self;
         runtime.spawn(obey_signals(signals, inbox.clone(), source.clone()));
         if let Some((listener, address)) = http {
             let settings = &source.started;
@@ -175,6 +206,7 @@ impl Broker {
             let house = House::new(
                 inbox,
                 settings.http_token.clone(),
+                settings.tokens.clone(),
                 address,
                 &settings.http_hosts,
                 usize::try_from(body_max).unwrap_or(usize::MAX),
@@ -238,29 +270,6 @@ fn drain(inbox: &Inbox) {
     if let Err(error) = inbox.send(Command::Drain) {
         tracing::error!(%error, "cannot reach the reactor");
     }
-}
-
-fn bind(address: &str, endpoint: &str, insecure: bool) -> Result<std::net::TcpListener, Failure> {
-    let addresses: Vec<SocketAddr> = address
-        .to_socket_addrs()
-        .map_err(|error| Failure::new(format!("cannot resolve {endpoint}: {error}")))?
-        .collect();
-    let open = addresses.iter().find(|address| !address.ip().is_loopback());
-    if let Some(open) = open.filter(|_| !insecure) {
-        return Err(Failure::config(format!(
-            "{endpoint} ({open}) is not a loopback address and nobody would be asked who they \
-             are: listen on 127.0.0.1 or [::1], or write `insecure = true` if you trust the network"
-        )));
-    }
-    let cannot = |error| Failure::new(format!("cannot listen on {endpoint}: {error}"));
-    let listener = std::net::TcpListener::bind(&addresses[..]).map_err(cannot)?;
-    // The standard library asks for 128: thousands that reconnect at once would lose their SYNs.
-    rustix::net::listen(&listener, BACKLOG).map_err(|error| cannot(error.into()))?;
-    Ok(listener)
-}
-
-fn local_address(listener: &std::net::TcpListener) -> Result<SocketAddr, Failure> {
-    listener.local_addr().map_err(|error| Failure::new(format!("no local address: {error}")))
 }
 
 /// Lines are written by a thread of their own: a terminal that stops reading must not stop the

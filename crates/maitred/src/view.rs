@@ -1,10 +1,11 @@
 //! Pictures of the broker for people, scripts and metrics: the only serialisable types.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use engine::{ConnId, Histogram, Span, Stats, Time};
+use engine::{ConnId, Histogram, REASONS, Span, Stats, Time, Usage};
 use serde::{Deserialize, Serialize};
-use sessions::{Counters, Shard};
+use sessions::{Counters, PROTOCOLS, Shard};
 
 /// What the reactor tells of itself.
 #[derive(Clone, Debug)]
@@ -20,6 +21,10 @@ pub(crate) struct Snapshot {
     pub(crate) draining: bool,
     pub(crate) services: Vec<Service>,
     pub(crate) workers: Vec<Worker>,
+    /// What each principal did; in a scrape.
+    pub(crate) principals: Vec<(String, Usage)>,
+    /// Workers by what they speak.
+    pub(crate) speakers: BTreeMap<&'static str, u64>,
 }
 
 /// Bytes over all sockets.
@@ -36,6 +41,9 @@ pub(crate) struct Service {
     /// Its name; octets that are not UTF-8 are shown as `\xNN`.
     pub(crate) name: String,
     pub(crate) workers: u32,
+    /// Those workers by what they speak; not in a scrape.
+    #[serde(default)]
+    pub(crate) protocols: BTreeMap<String, u32>,
     /// Offers that wait for a request.
     pub(crate) offers: usize,
     /// Requests that wait for an offer.
@@ -48,7 +56,19 @@ pub(crate) struct Service {
     pub(crate) requests: u64,
     pub(crate) replies: u64,
     pub(crate) refusals: u64,
+    /// The same by reason; only those that occurred.
+    pub(crate) refusals_by_reason: BTreeMap<String, u64>,
     pub(crate) redeliveries: u64,
+    /// How the line is kept: `drop`, `timeout`, `aim` or `codel`.
+    pub(crate) discipline: String,
+    /// Requests are dropped because others wait too long.
+    pub(crate) shedding: bool,
+    /// Whether its valve lets nobody through; `null` without a valve.
+    pub(crate) shut: Option<bool>,
+    /// Chance in percent with which its guard refuses a newcomer.
+    pub(crate) refused_percent: Option<f64>,
+    /// Its alarm is raised.
+    pub(crate) alarmed: bool,
     /// Upper bounds in microseconds of the time from arrival to a worker.
     pub(crate) sojourn_p50_us: Option<u64>,
     pub(crate) sojourn_p99_us: Option<u64>,
@@ -60,6 +80,11 @@ pub(crate) struct Worker {
     pub(crate) id: String,
     pub(crate) service: String,
     pub(crate) remote: Option<String>,
+    /// In whose name it serves.
+    #[serde(default)]
+    pub(crate) principal: String,
+    /// `mdp/0.1`, `mdp/0.2`, `ppp`, or `ppp/text`.
+    pub(crate) protocol: String,
     pub(crate) concurrency: usize,
     /// Requests it holds.
     pub(crate) holds: usize,
@@ -128,6 +153,7 @@ pub(crate) fn services(shard: &Shard, now: Time, limit: usize) -> Vec<Service> {
         .map(|service| Service {
             name: show(service.name),
             workers: service.workers,
+            protocols: BTreeMap::new(),
             offers: service.offers,
             waiting: service.waiting,
             waiting_bytes: service.waiting_bytes,
@@ -135,7 +161,13 @@ pub(crate) fn services(shard: &Shard, now: Time, limit: usize) -> Vec<Service> {
             leased: service.leased,
             requests: service.requests,
             replies: service.replies,
-            refusals: service.refusals,
+            refusals: service.refusals.iter().sum(),
+            refusals_by_reason: by_reason(service.refusals),
+            discipline: service.discipline.to_owned(),
+            shedding: service.shedding,
+            shut: service.shut,
+            refused_percent: service.refused_percent,
+            alarmed: service.alarmed,
             redeliveries: service.redeliveries,
             sojourn_p50_us: percentile(service.sojourn, 50),
             sojourn_p99_us: percentile(service.sojourn, 99),
@@ -143,6 +175,37 @@ pub(crate) fn services(shard: &Shard, now: Time, limit: usize) -> Vec<Service> {
         .collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
     services
+}
+
+fn by_reason(refusals: [u64; REASONS.len()]) -> BTreeMap<String, u64> {
+    let named = REASONS.iter().zip(refusals).filter(|(_, count)| *count > 0);
+    named.map(|(reason, count)| (reason.as_str().to_owned(), count)).collect()
+}
+
+/// Says of each of `services` what its workers speak.
+pub(crate) fn add_protocols(shard: &Shard, services: &mut [Service]) {
+    let places: BTreeMap<String, usize> =
+        services.iter().enumerate().map(|(i, service)| (service.name.clone(), i)).collect();
+    for worker in shard.engine().workers() {
+        if let Some(place) = places.get(&show(worker.service)) {
+            *services[*place].protocols.entry(protocol_of(shard, worker.conn)).or_default() += 1;
+        }
+    }
+}
+
+/// Workers by what they speak.
+pub(crate) fn speakers(shard: &Shard) -> BTreeMap<&'static str, u64> {
+    // Those that nobody speaks are there, too: a series that appears late is missed by rates.
+    let mut speakers: BTreeMap<&'static str, u64> = PROTOCOLS.map(|name| (name, 0)).into();
+    for name in shard.connections().filter_map(|conn| conn.serves_in) {
+        *speakers.entry(name).or_default() += 1;
+    }
+    speakers
+}
+
+fn protocol_of(shard: &Shard, conn: ConnId) -> String {
+    let speaks = shard.connection(conn).and_then(|conn| conn.serves_in);
+    speaks.unwrap_or("-").to_owned()
 }
 
 /// Every worker, by service and age.
@@ -156,7 +219,11 @@ pub(crate) fn workers(shard: &Shard, now: Time) -> Vec<Worker> {
             Worker {
                 id: show_id(worker.conn),
                 service: show(worker.service),
+                principal: conn.map_or_else(String::new, |conn| {
+                    shard.engine().principal_name(conn.principal).to_owned()
+                }),
                 remote: conn.and_then(|conn| conn.remote).map(|remote| remote.to_string()),
+                protocol: conn.and_then(|conn| conn.serves_in).unwrap_or("-").to_owned(),
                 concurrency: worker.concurrency,
                 holds: worker.holds,
                 handled: worker.handled,

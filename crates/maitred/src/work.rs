@@ -8,7 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Message, Request, Worker};
+use client::{Message, Protocol, Request, Worker};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -17,13 +17,16 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::call::{frame_from_json, frame_to_json};
 use crate::config::Lasting;
-use crate::{Door, Failure};
+use crate::{Door, Failure, Proof};
 
 /// What of a failed command's standard error is told to the client.
 const STDERR_MAX: usize = 2_048;
 /// A process that ends is started again after this long, doubling while it keeps ending.
 const RESTART_MIN: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(10);
+
+/// Silent intervals after which the broker is given up.
+const LIVENESS: u32 = 3;
 
 /// What to serve, and with what.
 #[derive(Debug, clap::Args)]
@@ -35,6 +38,9 @@ pub(crate) struct Args {
     command: Vec<String>,
     #[command(flatten)]
     door: Door,
+    /// Time between heartbeats, as at the broker's end [default: 3s, with --ppp 1s]
+    #[arg(long, value_name = "SPAN")]
+    heartbeat: Option<Lasting>,
     /// Requests at a time, each with a process of its own
     #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
     concurrency: usize,
@@ -51,6 +57,11 @@ pub(crate) struct Args {
 
 /// Runs `maitred work` until SIGINT or SIGTERM.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    if args.concurrency > 1 && args.door.protocol() == Protocol::Ppp {
+        return Err(Failure::config(
+            "a Paranoid Pirate worker takes one request at a time: start several instead of -n",
+        ));
+    }
     if args.concurrency == 0 {
         return Err(Failure::config("--concurrency must be at least 1"));
     }
@@ -61,7 +72,16 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let cannot = |error: client::Error| Failure::new(error.to_string());
     let command = Arc::new(args.command);
     let timeout: Duration = args.timeout.0.into();
-    let builder = Worker::builder(&args.door.mdp);
+    let endpoint = args.door.endpoint();
+    let mut builder = Worker::builder(endpoint).protocol(args.door.protocol());
+    builder = match args.door.proof()? {
+        Proof::Nothing => builder,
+        Proof::Curve { server, keys } => builder.curve(server, keys),
+        Proof::Plain { user, password } => builder.plain(&user, &password),
+    };
+    if let Some(Lasting(interval)) = args.heartbeat {
+        builder = builder.heartbeat(interval.into(), LIVENESS);
+    }
     let worker = if args.persistent {
         let pool = Arc::new(Pool::new(command, args.concurrency));
         builder.serve(&args.service, args.concurrency, move |request| {
@@ -81,10 +101,10 @@ async fn serve(args: Args) -> Result<(), Failure> {
     };
     let service = &args.service;
     tokio::select! {
-        () = worker.connected() => eprintln!("serving {service} at {}", args.door.mdp),
+        () = worker.connected() => eprintln!("serving {service} at {endpoint}"),
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
-        () = tell_trouble(&worker, &args.door.mdp) => {}
+        () = tell_trouble(&worker, endpoint) => {}
     }
     tokio::select! {
         _ = terminate.recv() => {}

@@ -2,6 +2,9 @@
 //!
 //! At most one of the two is non-empty: an ask that finds an `ask_r` waiting takes it, otherwise it
 //! waits itself. That is an invariant of the type, asserted after each call.
+//!
+//! Beyond `sbroker` a broker may be *shut* ([`Broker::shut`]): whoever decides how much may run at
+//! a time (a [`Valve`](crate::Valve)) holds the match back, and both sides wait until it is opened.
 
 use alloc::vec::Vec;
 use core::marker::PhantomData;
@@ -103,6 +106,8 @@ pub struct Broker<A, R, LA = Queue<A>, LR = Queue<R>> {
     ask_rs: LR,
     /// The side that may wait. The other line is empty.
     waiting: Side,
+    /// Nobody is seated: both sides may wait.
+    shut: bool,
     values: PhantomData<(A, R)>,
 }
 
@@ -122,7 +127,7 @@ impl<A, R, LA: Line<A>, LR: Line<R>> Broker<A, R, LA, LR> {
     #[must_use]
     pub fn with_lines(asks: LA, ask_rs: LR) -> Broker<A, R, LA, LR> {
         let waiting = if ask_rs.is_empty() { Side::Ask } else { Side::AskR };
-        let broker = Broker { asks, ask_rs, waiting, values: PhantomData };
+        let broker = Broker { asks, ask_rs, waiting, shut: false, values: PhantomData };
         broker.check();
         broker
     }
@@ -268,7 +273,37 @@ impl<A, R, LA: Line<A>, LR: Line<R>> Broker<A, R, LA, LR> {
         self.ask_rs.expire_at(key, until);
     }
 
-    /// The side that may wait: the other one is empty.
+    /// Seats nobody until it is opened: both sides wait.
+    pub fn shut(&mut self) {
+        self.shut = true;
+    }
+
+    /// Whether both sides wait because the broker is shut.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        self.shut
+    }
+
+    /// The next two who meet although the broker is shut. Without one of the two sides the broker
+    /// is open from then on: whoever comes is seated at once. Call it again and again for as long
+    /// as there may be more.
+    pub fn seat_next(&mut self, now: Time, drops: &mut Drops<A, R>) -> Option<Match<A, R>> {
+        let first = NonZero::<u64>::MIN;
+        if !self.asks.is_empty()
+            && let Some(ask_r) = self.ask_rs.pop(now, &mut drops.ask_rs)
+        {
+            if let Some(ask) = self.asks.pop(now, &mut drops.asks) {
+                return Some(seat(party(ask), party(ask_r)));
+            }
+            self.ask_rs.put_back(now, ask_r.send, first, ask_r.value);
+        }
+        self.waiting = if self.ask_rs.is_empty() { Side::Ask } else { Side::AskR };
+        self.shut = false;
+        self.check();
+        None
+    }
+
+    /// The side that may wait: the other one is empty unless the broker is shut.
     #[must_use]
     pub fn waiting(&self) -> Side {
         self.waiting
@@ -327,7 +362,7 @@ impl<A, R, LA: Line<A>, LR: Line<R>> Broker<A, R, LA, LR> {
 
     /// The next ask to seat. Turns to the other side when there is none.
     fn next_ask(&mut self, now: Time, drops: &mut Drops<A, R>) -> Option<Entry<A>> {
-        if self.waiting == Side::AskR {
+        if self.waiting == Side::AskR || self.shut {
             return None;
         }
         let entry = self.asks.pop(now, &mut drops.asks);
@@ -339,7 +374,7 @@ impl<A, R, LA: Line<A>, LR: Line<R>> Broker<A, R, LA, LR> {
 
     /// The next `ask_r` to seat. Turns to the asking side when there is none.
     fn next_ask_r(&mut self, now: Time, drops: &mut Drops<A, R>) -> Option<Entry<R>> {
-        if self.waiting == Side::Ask {
+        if self.waiting == Side::Ask || self.shut {
             return None;
         }
         let entry = self.ask_rs.pop(now, &mut drops.ask_rs);
@@ -350,7 +385,8 @@ impl<A, R, LA: Line<A>, LR: Line<R>> Broker<A, R, LA, LR> {
     }
 
     fn check(&self) {
-        assert!(self.asks.is_empty() || self.ask_rs.is_empty(), "both sides of a match line wait");
+        let one_side = self.asks.is_empty() || self.ask_rs.is_empty();
+        assert!(one_side || self.shut, "both sides of a match line wait");
     }
 }
 

@@ -17,6 +17,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::num::NonZero;
 
+use crate::any::Mover;
 use crate::queue::{ConfigError, Dropped, Entry, Key, Queue, QueueConfig, Reason};
 use crate::time::Time;
 
@@ -141,6 +142,46 @@ impl<T> FairQueue<T> {
     pub fn get(&self, key: FairKey) -> Option<&T> {
         let key = self.resolve(key)?;
         self.flows.get(&key.flow)?.line.get(key.key)
+    }
+
+    /// Every waiter and its key, flow by flow.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (FairKey, &T)> {
+        self.flows.iter().flat_map(|(name, flow)| {
+            let (flow_name, life) = (*name, flow.life);
+            let entries = flow.line.entries();
+            entries.map(move |(key, value)| (FairKey { flow: flow_name, life, key }, value))
+        })
+    }
+
+    /// The oldest waiter of the longest flow.
+    pub(crate) fn first_of_longest(&self) -> Option<FairKey> {
+        let longest = self.flows.iter().max_by_key(|(_, flow)| flow.line.len());
+        let (name, Flow { line, life, .. }) = longest?;
+        let key = line.entries().next()?.0;
+        Some(FairKey { flow: *name, life: *life, key })
+    }
+
+    /// Whether one of the flows drops waiters because others wait too long: one look per flow.
+    #[must_use]
+    pub fn is_shedding(&self) -> bool {
+        self.flows.values().any(|flow| flow.line.is_shedding())
+    }
+
+    /// Everybody, flow by flow, removed without a drop.
+    pub(crate) fn withdraw_all(&mut self) -> Vec<Mover<T>> {
+        let mut movers = Vec::with_capacity(self.len);
+        for flow in self.keys() {
+            movers.extend(self.on(flow, Queue::withdraw_all).unwrap_or_default());
+        }
+        movers
+    }
+
+    /// Takes in somebody who waited elsewhere, behind those of its flow who came before.
+    pub(crate) fn move_in(&mut self, now: Time, key: u64, mover: Mover<T>) {
+        let flow = self.bucket(key);
+        self.require_flow(now, flow);
+        self.on(flow, |line| line.move_in(mover));
+        self.next = self.next.min(self.first_due());
     }
 
     /// What configures the queue.

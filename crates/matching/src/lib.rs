@@ -15,6 +15,7 @@
 //! | --- | --- |
 //! | [`Queue`] | one line: FIFO, LIFO or adaptive; drop, timeout, CoDel or aim |
 //! | [`FairQueue`] | a line per key, served in turn |
+//! | [`AnyLine`] | one of the two, which may become the other |
 //! | [`Broker`] | two lines that meet |
 //! | [`Regulator`] | one line before a [`Valve`] that says how many may run |
 //! | [`Protector`] | refuses before anything was spent |
@@ -58,6 +59,8 @@ mod fair;
 
 mod line;
 
+mod any;
+
 mod broker;
 
 mod valve;
@@ -76,6 +79,7 @@ pub mod live;
 #[cfg(test)]
 mod tests;
 
+pub use any::{AnyConfig, AnyKey, AnyLine, WEIGHTS};
 pub use broker::{Broker, Drops, Match, Outcome, Party, Side};
 pub use fair::{FairConfig, FairKey, FairQueue};
 pub use line::{Flow, Line};

@@ -8,8 +8,8 @@ use crate::fair::{FairConfig, FairKey, FairQueue};
 use crate::queue::{ConfigError, Dropped, Entry, Key, Queue, QueueConfig, Reason};
 use crate::time::Time;
 
-/// A line of waiters: a [`Queue`], or a [`FairQueue`] of waiters that name their [`Flow`]. What
-/// the methods do is said there. Nobody else can be one.
+/// A line of waiters: a [`Queue`], a [`FairQueue`] of waiters that name their [`Flow`], or
+/// [`AnyLine`](crate::AnyLine). What the methods do is said there. Nobody else can be one.
 pub trait Line<T>: sealed::Sealed {
     /// Names a waiter.
     type Key: Copy + Debug + Eq;
@@ -66,12 +66,19 @@ pub trait Line<T>: sealed::Sealed {
 pub trait Flow {
     /// The key of the flow.
     fn flow(&self) -> u64;
+
+    /// Grows in the order in which waiters come: tells those of one moment apart when an
+    /// [`AnyLine`](crate::AnyLine) changes its kind.
+    fn order(&self) -> u64 {
+        0
+    }
 }
 
 mod sealed {
     pub trait Sealed {}
     impl<T> Sealed for crate::Queue<T> {}
     impl<T> Sealed for crate::FairQueue<T> {}
+    impl<T> Sealed for crate::AnyLine<T> {}
 }
 
 impl<T> Line<T> for Queue<T> {

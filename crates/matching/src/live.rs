@@ -15,8 +15,11 @@
 //! ```
 //!
 //! A handle is cheap to clone. Whoever stops waiting (drops the future) is withdrawn in O(1) and
-//! never matched. Each broker and regulator has one small task that sleeps until somebody is due;
-//! it ends with the last handle, so create them inside a runtime.
+//! never matched. Whoever does so between its match and its next poll was matched: what the other
+//! side brought is dropped there and then, so let that drop say so (a channel closes, a connection
+//! returns to its pool), and [`Snapshot::abandoned`] counts it. Each broker and regulator has one
+//! small task that sleeps until somebody is due; it ends with the last handle, so create them
+//! inside a runtime.
 
 use std::sync::{Arc, Weak};
 
@@ -28,6 +31,7 @@ use crate::time::{Span, Time};
 
 mod broker;
 mod regulator;
+mod seats;
 
 #[cfg(feature = "tower")]
 pub mod tower;

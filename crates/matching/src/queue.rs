@@ -16,6 +16,7 @@ use core::num::NonZero;
 
 use slotmap::{Key as _, SlotMap};
 
+use crate::any::Mover;
 use crate::time::{Span, Time};
 
 mod aim;
@@ -169,6 +170,16 @@ impl<T> Queue<T> {
             let node = self.nodes.get(at)?;
             at = node.next;
             Some(&node.value)
+        })
+    }
+
+    /// The waiters and their keys from oldest to newest.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Key, &T)> {
+        let mut at = self.head;
+        core::iter::from_fn(move || {
+            let (key, node) = (at, self.nodes.get(at)?);
+            at = node.next;
+            Some((key, &node.value))
         })
     }
 
@@ -411,6 +422,32 @@ impl<T> Queue<T> {
     pub(crate) fn withdraw_oldest(&mut self) -> Option<(Entry<T>, Time)> {
         let until = self.nodes.get(self.head)?.until;
         self.unlink(self.head).map(|entry| (entry, until))
+    }
+
+    /// Everybody, oldest first, removed without a drop.
+    pub(crate) fn withdraw_all(&mut self) -> Vec<Mover<T>> {
+        let mut movers = Vec::with_capacity(self.len());
+        while let Some(Node { until, returned: rank, .. }) = self.nodes.get(self.head) {
+            let (until, rank) = (*until, *rank);
+            let entry = self.unlink(self.head);
+            movers.extend(entry.map(|Entry { send, value, .. }| Mover {
+                send,
+                rank,
+                until,
+                value,
+            }));
+        }
+        movers
+    }
+
+    /// Takes in somebody who waited elsewhere, behind those who came before.
+    pub(crate) fn move_in(&mut self, mover: Mover<T>) {
+        let Mover { send, rank, until, value } = mover;
+        let key = match rank {
+            Some(rank) => self.put_back(send, rank, value),
+            None => self.append(send, value),
+        };
+        self.expire_at(key, until);
     }
 
     fn line_deadline(&self) -> Option<Time> {

@@ -13,6 +13,7 @@ mod recorded;
 mod disciplines;
 
 mod aim;
+mod any;
 
 mod fair;
 

@@ -1,5 +1,10 @@
 //! Brokers and regulators that are awaited. Time is paused and jumps to whoever sleeps next.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use matching::live::{Broker, Regulator};
@@ -108,6 +113,117 @@ async fn a_broken_valve_opens_by_time() {
     let probe = regulator.acquire().await.expect("it heals");
     assert!((ms(200)..ms(205)).contains(&start.elapsed()));
     drop(probe);
+}
+
+/// Polls a future once.
+fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_match_that_nobody_hears_of_is_dropped_and_counted() {
+    let broker: Broker<u8, Arc<()>> =
+        Broker::new(QueueConfig::default(), QueueConfig::default()).expect("good");
+    let mut request = Box::pin(broker.ask(1));
+    assert!(poll(request.as_mut()).is_pending());
+    let value = Arc::new(());
+    assert_eq!(broker.try_ask_r(Arc::clone(&value)).expect("a request waits").value, 1);
+    assert_eq!(Arc::strong_count(&value), 2);
+    drop(request);
+    assert_eq!(Arc::strong_count(&value), 1, "it went with the future");
+    let snapshot = broker.snapshot();
+    assert_eq!((snapshot.matched, snapshot.abandoned, snapshot.asks), (1, 1, 0));
+}
+
+/// What is dropped may call the broker again: no lock is held then.
+#[tokio::test(start_paused = true)]
+async fn what_is_dropped_may_call_the_broker() {
+    struct Calls(Broker<Calls, u8>);
+    impl Drop for Calls {
+        fn drop(&mut self) {
+            assert!(self.0.try_ask_r(9).is_err(), "nobody waits any more");
+        }
+    }
+    let line = QueueConfig::timeout(Span::from_millis(5));
+    let broker: Broker<Calls, u8> = Broker::new(line, QueueConfig::default()).expect("good");
+    let mut request = Box::pin(broker.ask(Calls(broker.clone())));
+    assert!(poll(request.as_mut()).is_pending());
+    drop(request);
+    let shed = broker.ask(Calls(broker.clone())).await.map(|go| go.value).expect_err("late");
+    assert_eq!((shed.reason, broker.snapshot().expired), (Reason::Expired, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_after_its_deadline_meets_nobody() {
+    let broker = broker(QueueConfig::default());
+    let mut worker = Box::pin(broker.ask_r(7));
+    assert!(poll(worker.as_mut()).is_pending());
+    let shed = broker.ask_deadline("late", Instant::now()).await.expect_err("too late");
+    assert_eq!((shed.reason, shed.sojourn), (Reason::Expired, Span::ZERO));
+    assert_eq!((broker.snapshot().ask_rs, broker.snapshot().expired), (1, 1));
+}
+
+#[tokio::test]
+async fn who_always_meets_somebody_lets_others_run() {
+    let broker: Broker<u32, u32> =
+        Broker::new(QueueConfig::default(), QueueConfig::default()).expect("good");
+    let workers: Vec<_> = (0..1_000).map(|n| Box::pin(broker.ask_r(n))).collect();
+    let workers: Vec<_> = workers
+        .into_iter()
+        .map(|mut worker| {
+            assert!(poll(worker.as_mut()).is_pending());
+            worker
+        })
+        .collect();
+    let met = Arc::new(AtomicU32::new(0));
+    let (asks, counted) = (broker.clone(), Arc::clone(&met));
+    let greedy = tokio::spawn(async move {
+        for n in 0..1_000 {
+            asks.ask(n).await.expect("a worker waits");
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    tokio::task::yield_now().await;
+    assert!((1..1_000).contains(&met.load(Ordering::Relaxed)), "it had the thread to itself");
+    greedy.await.expect("no panic");
+    drop(workers);
+}
+
+/// Matches, deadlines and dropped futures on two threads: everybody is told once or not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_lost_between_two_threads() {
+    let broker: Broker<u32, u32> =
+        Broker::new(QueueConfig::default(), QueueConfig::default()).expect("good");
+    let told = Arc::new(AtomicU32::new(0));
+    let tasks: Vec<_> = (0..64)
+        .map(|n| {
+            let (broker, told) = (broker.clone(), Arc::clone(&told));
+            tokio::spawn(async move {
+                for round in 0..500 {
+                    let give_up = async {
+                        for _ in 0..(n + round) % 4 {
+                            tokio::task::yield_now().await;
+                        }
+                    };
+                    let met = tokio::select! {
+                        met = async { match n % 2 {
+                            0 => broker.ask(n).await.map(|go| go.value),
+                            _ => broker.ask_r(n).await.map(|go| go.value),
+                        }} => met.is_ok(),
+                        () = give_up => false,
+                    };
+                    told.fetch_add(u32::from(met), Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    let snapshot = broker.snapshot();
+    assert_eq!((snapshot.asks, snapshot.ask_rs), (0, 0));
+    let told = u64::from(told.load(Ordering::Relaxed));
+    assert_eq!(told + snapshot.abandoned, 2 * snapshot.matched, "each match has two ends");
 }
 
 #[tokio::test]

@@ -1,6 +1,11 @@
 //! What an operator decides about connections.
 
+use alloc::vec::Vec;
+
+use bytes::Bytes;
 use engine::Span;
+
+use crate::door::Credentials;
 
 /// What one connection, and all of them, may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -12,6 +17,9 @@ pub struct Limits {
     pub out_bytes: usize,
     /// From the first byte to the end of the ZMTP handshake.
     pub handshake: Span,
+    /// Steps of handshakes that wait to be computed; beyond, whoever comes is hung up on. Each
+    /// takes a tenth of a millisecond or two, so that nobody waits longer than a moment.
+    pub handshakes: usize,
     /// A connection that serves nothing, waits for nothing and says nothing for this long is
     /// closed. [`Span::MAX`] = never.
     pub idle: Span,
@@ -27,6 +35,7 @@ impl Default for Limits {
             connections: 100_000,
             out_bytes: 256 << 20,
             handshake: Span::from_secs(5),
+            handshakes: 4_096,
             idle: Span::MAX,
             garbage: 100,
             name_bytes: 255,
@@ -34,17 +43,45 @@ impl Default for Limits {
     }
 }
 
-/// What one listener speaks beyond the standard.
+/// What one listener speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Dialect {
+    /// Which protocol, and which side of it.
+    pub speaks: Speaks,
     /// Replies to MDP/0.2 clients name the service, as RFC 18 says. Off for majortomo's clients.
     pub mdp02_service_frame: bool,
+    /// How its peers are asked who they are: a place in [`ShardConfig::doors`].
+    pub door: u8,
 }
 
 impl Default for Dialect {
     fn default() -> Dialect {
-        Dialect { mdp02_service_frame: true }
+        Dialect { speaks: Speaks::Majordomo, mdp02_service_frame: true, door: 0 }
     }
+}
+
+/// The protocol of a listener. Majordomo's messages say themselves what they are; Paranoid Pirate's
+/// do not, so each side has an endpoint, and the endpoint names the service.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Speaks {
+    /// Clients and workers of MDP/0.1 and MDP/0.2, and MMI.
+    #[default]
+    Majordomo,
+    /// Clients of this one of [`ShardConfig::pairs`].
+    PirateFront(usize),
+    /// Workers of this one of [`ShardConfig::pairs`].
+    PirateBack(usize),
+}
+
+/// A Paranoid Pirate queue: a front end for clients and a back end for workers of one service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pair {
+    /// The service that its clients ask and its workers serve.
+    pub service: Bytes,
+    /// Time between heartbeats on both endpoints.
+    pub heartbeat: Span,
+    /// Silent intervals after which a peer is given up.
+    pub liveness: u32,
 }
 
 /// Everything a [`Shard`](crate::Shard) is configured with.
@@ -60,6 +97,24 @@ pub struct ShardConfig {
     pub heartbeat: Span,
     /// Silent intervals after which a peer is given up.
     pub liveness: u32,
+    /// How peers are asked who they are. Their places are names: listeners refer to them. Counts
+    /// from the start on.
+    pub doors: Vec<zmtp::Security>,
+    /// Whom to believe.
+    pub credentials: Credentials,
+    /// Paranoid Pirate queues. Their places are names: listeners refer to them.
+    pub pairs: Vec<Pair>,
+}
+
+impl ShardConfig {
+    /// Interval and liveness of heartbeats towards the peers of a listener.
+    pub(crate) fn rhythm(&self, speaks: Speaks) -> (Span, u32) {
+        let pair = match speaks {
+            Speaks::Majordomo => None,
+            Speaks::PirateFront(pair) | Speaks::PirateBack(pair) => self.pairs.get(pair),
+        };
+        pair.map_or((self.heartbeat, self.liveness), |pair| (pair.heartbeat, pair.liveness))
+    }
 }
 
 impl Default for ShardConfig {
@@ -72,6 +127,9 @@ impl Default for ShardConfig {
             // 2.5 s finds nothing.
             heartbeat: Span::from_secs(3),
             liveness: 3,
+            doors: alloc::vec![zmtp::Security::Null],
+            credentials: Credentials::default(),
+            pairs: Vec::new(),
         }
     }
 }

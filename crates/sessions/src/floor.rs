@@ -1,19 +1,24 @@
 //! The connections of one shard, and what the engine's effects do to them.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
-use engine::{Blob, ConnId, Effect, Event, Expulsion, Out, Reason, RequestId, Span, Time, Wheel};
+use engine::{
+    Blob, ConnId, Effect, Event, Expulsion, Met, Out, PrincipalId, Reason, RequestId, Span, Time,
+    Wheel,
+};
 use zmtp::put_frame;
 
-use crate::config::ShardConfig;
-use crate::mdp::{self, BrokerWord, Mmi, REFUSED, Tag, Version};
+use crate::config::{ShardConfig, Speaks};
+use crate::mdp::{Mmi, REFUSED, Tag};
+use crate::meet;
 use crate::shard::Counters;
 use crate::strikes::Strikes;
+use crate::tongue::{Asker, Tongue};
 use crate::wire::{Partial, Role, Wire};
 
 /// Buffers kept for connections that write again.
@@ -40,6 +45,10 @@ pub enum CloseReason {
     SlowReader,
     /// Too many messages made no sense.
     Garbage,
+    /// Too many handshakes waited to be computed.
+    Crowded,
+    /// What it proved its name with is no longer good.
+    Revoked,
     /// The broker is shutting down.
     Shutdown,
 }
@@ -57,6 +66,8 @@ impl CloseReason {
             CloseReason::Idle => "idle",
             CloseReason::SlowReader => "slow_reader",
             CloseReason::Garbage => "garbage",
+            CloseReason::Crowded => "too_many_handshakes",
+            CloseReason::Revoked => "revoked",
             CloseReason::Shutdown => "shutdown",
         }
     }
@@ -84,10 +95,25 @@ pub enum Note {
     WorkerDismissed(ConnId, &'static str),
     /// A connection was closed.
     Closed(ConnId, Option<SocketAddr>, CloseReason),
+    /// A connection asked for a service it may not call; said once of each connection.
+    Denied(ConnId, Option<SocketAddr>, PrincipalId, Bytes),
     /// A message made no sense.
     Garbage(ConnId, &'static str),
+    /// A service's alarm changes: its name, whether it is raised, how long the oldest waits.
+    Alarm(Bytes, bool, Span),
     /// The last request ended after a drain began.
     Drained,
+}
+
+impl Note {
+    /// What the house hears of an effect that is for nobody in particular.
+    fn from_effect(effect: &Effect<'_>) -> Option<Note> {
+        if let Effect::Alarm { service, raised, oldest } = effect {
+            Some(Note::Alarm(Bytes::copy_from_slice(service), *raised, *oldest))
+        } else {
+            matches!(effect, Effect::Drained).then_some(Note::Drained)
+        }
+    }
 }
 
 /// What crosses from one shard to another.
@@ -108,6 +134,8 @@ pub enum Cross {
     Restart(ConnId, u8, RequestId),
     /// For a client: tag, envelope, workers.
     Count(ConnId, u64, Bytes, u32),
+    /// For a client: tag, envelope, answer.
+    Met(ConnId, u64, Bytes, Met<'static>),
     /// For a worker: term, reason.
     Expel(ConnId, u32, Expulsion),
     /// For any connection: home; there is no room for its request, stop reading it.
@@ -148,10 +176,13 @@ impl Cross {
             Effect::Count { to, tag, envelope, workers } => {
                 Cross::Count(to, tag, Bytes::copy_from_slice(envelope), workers)
             }
+            Effect::Met { to, tag, envelope, answer } => {
+                Cross::Met(to, tag, Bytes::copy_from_slice(envelope), answer.into_static())
+            }
             Effect::Expel { to, why } => Cross::Expel(to, term, why),
             Effect::Pause { to } => Cross::Pause(to, home),
             Effect::Resume { to } => Cross::Resume(to, home),
-            Effect::Drained => return None,
+            Effect::Alarm { .. } | Effect::Drained => return None,
         })
     }
 
@@ -165,6 +196,7 @@ impl Cross {
             | Cross::Refuse(..)
             | Cross::Restart(..)
             | Cross::Count(..)
+            | Cross::Met(..)
             | Cross::Pause(..)
             | Cross::Resume(..) => None,
         }
@@ -191,6 +223,10 @@ impl Cross {
             Cross::Count(to, tag, envelope, workers) => {
                 let envelope = &envelope;
                 f(to.shard(), Effect::Count { to, tag, envelope, workers });
+            }
+            Cross::Met(to, tag, envelope, answer) => {
+                let envelope = &envelope;
+                f(to.shard(), Effect::Met { to, tag, envelope, answer });
             }
             Cross::Expel(to, _, why) => f(to.shard(), Effect::Expel { to, why }),
             Cross::Pause(to, home) => f(home, Effect::Pause { to }),
@@ -234,7 +270,8 @@ pub(crate) struct Floor {
     spare: Vec<Vec<u8>>,
     pub(crate) touched: Vec<ConnId>,
     pub(crate) dying: Vec<(ConnId, CloseReason)>,
-    pub(crate) resumed: Vec<ConnId>,
+    /// In the order in which they were held back.
+    pub(crate) resumed: VecDeque<ConnId>,
     pub(crate) outcomes: Vec<(ConnId, Outcome)>,
     pub(crate) cross: Vec<(u8, Cross)>,
     pub(crate) notes: Vec<Note>,
@@ -242,8 +279,8 @@ pub(crate) struct Floor {
     pub(crate) terms: BTreeMap<ConnId, u32>,
     /// Connections of other shards that an event was just refused room for.
     pub(crate) paused_afar: Vec<ConnId>,
-    /// Connections of other shards there is room for.
-    pub(crate) resumed_afar: Vec<ConnId>,
+    /// Connections of other shards there is room for, in the order in which they were held back.
+    pub(crate) resumed_afar: VecDeque<ConnId>,
 }
 
 impl Floor {
@@ -260,13 +297,13 @@ impl Floor {
             spare: Vec::new(),
             touched: Vec::new(),
             dying: Vec::new(),
-            resumed: Vec::new(),
+            resumed: VecDeque::new(),
             outcomes: Vec::new(),
             cross: Vec::new(),
             notes: Vec::new(),
             terms: BTreeMap::new(),
             paused_afar: Vec::new(),
-            resumed_afar: Vec::new(),
+            resumed_afar: VecDeque::new(),
         }
     }
 
@@ -336,6 +373,12 @@ impl Floor {
         })
     }
 
+    /// Interval and liveness of heartbeats towards a peer.
+    pub(crate) fn rhythm(&self, id: ConnId) -> (Span, u32) {
+        let speaks = self.look_at_wire(id).map(|wire| wire.dialect.speaks);
+        self.config.rhythm(speaks.unwrap_or_default())
+    }
+
     /// The shards that know a connection.
     pub(crate) fn known_to(&mut self, id: ConnId) -> &mut u64 {
         let slot = &mut self.slots[id.slot() as usize];
@@ -384,11 +427,19 @@ impl Floor {
     pub(crate) fn flushed(&mut self, id: ConnId, n: usize) {
         let quarter = self.config.limits.out_bytes / 4;
         let Some(wire) = self.wire(id) else { return };
-        wire.outbox.advance(n);
-        let buffer = wire.outbox.take_buffer();
-        if wire.slow && wire.outbox.len() <= quarter {
+        let written = match &mut wire.sealed {
+            None => &mut wire.outbox,
+            Some(sealed) => sealed,
+        };
+        written.advance(n);
+        let buffer = written.take_buffer();
+        if wire.sealed.is_some() {
+            // An idle connection owns no buffer.
+            wire.outbox.take_buffer();
+        }
+        if wire.slow && wire.out_bytes() <= quarter {
             wire.slow = false;
-            self.resumed.push(id);
+            self.resumed.push_back(id);
         }
         if let Some(buffer) = buffer
             && self.spare.len() < SPARE_BUFFERS
@@ -402,14 +453,18 @@ impl Floor {
         self.dying.push((id, reason));
     }
 
-    /// Tells a worker to go, later if its address was told so often lately.
+    /// Tells a worker to go, later if its address was told so often lately. Paranoid Pirate has no
+    /// word for that: the worker hears nothing more, and starts anew when that has lasted.
     pub(crate) fn dismiss(&mut self, now: Time, id: ConnId, why: &'static str) {
         let Some(wire) = self.wire(id) else { return };
         wire.last_use = now;
-        let remote = wire.remote;
-        let delay = remote.map_or(Span::ZERO, |remote| self.strikes.add(now, remote.ip()));
+        let (remote, has_word) = (wire.remote, wire.dialect.speaks == Speaks::Majordomo);
         self.counters.dismissals += 1;
         self.notes.push(Note::WorkerDismissed(id, why));
+        let delay = match remote {
+            Some(remote) if has_word => self.strikes.add(now, remote.ip()),
+            Some(_) | None => Span::ZERO,
+        };
         if delay == Span::ZERO {
             self.say_disconnect(id);
         } else if let Some(wire) = self.wire(id) {
@@ -421,8 +476,7 @@ impl Floor {
     pub(crate) fn say_disconnect(&mut self, id: ConnId) {
         if let Some(wire) = self.touch(id) {
             wire.role = Role::Dismissed(None);
-            let (version, delimiter) = (wire.version, wire.delimiter);
-            mdp::put_word(wire.outbox.small(), version, delimiter, BrokerWord::Disconnect);
+            wire.tongue.put_disconnect(wire.outbox.small());
         }
     }
 
@@ -460,20 +514,20 @@ impl Floor {
             }
             return;
         }
-        let (tag, now) = (Tag::unpack(tag), self.now);
+        let (asker, now) = (Asker::unpack(tag), self.now);
         let Some(wire) = self.touch(to) else { return };
         if last {
             wire.ended(now);
         }
-        let whole = tag.version == Version::V01;
+        let whole = asker.takes_only_whole();
         if whole && (!last || wire.partials.iter().any(|(id, _)| *id == request)) {
             let Some(mut joined) = wire.join_partial(request, body.as_slice(), last, limit) else {
                 return;
             };
-            mdp::put_reply_head(wire.outbox.small(), envelope, tag, service, true);
+            asker.put_reply_head(wire.outbox.small(), envelope, service, true);
             wire.outbox.small().append(&mut joined);
         } else {
-            mdp::put_reply_head(wire.outbox.small(), envelope, tag, service, last);
+            asker.put_reply_head(wire.outbox.small(), envelope, service, last);
             if body.as_slice().is_empty() {
                 put_frame(wire.outbox.small(), false, b"");
             }
@@ -500,12 +554,19 @@ impl Floor {
         let now = self.now;
         let Some(wire) = self.wire(to) else { return };
         wire.ended(now);
+        if reason == Reason::Denied && !wire.denied {
+            wire.denied = true;
+            let (remote, principal) = (wire.remote, wire.principal);
+            let service = Bytes::copy_from_slice(service);
+            self.notes.push(Note::Denied(to, remote, principal, service));
+        }
+        let Some(wire) = self.wire(to) else { return };
         if let Some(request) = request {
             wire.partials.retain(|(id, _)| *id != request);
         }
         if answer && let Some(wire) = self.touch(to) {
             let small = wire.outbox.small();
-            mdp::put_reply_head(small, envelope, Tag::unpack(tag), service, true);
+            Asker::unpack(tag).put_reply_head(small, envelope, service, true);
             put_frame(small, true, REFUSED);
             put_frame(small, false, reason.as_str().as_bytes());
             self.check_outbox(to);
@@ -520,8 +581,15 @@ impl Floor {
             Mmi::Service if workers > 0 => b"200",
             Mmi::Service => b"404",
             Mmi::Workers => decimal(workers, &mut digits),
+            Mmi::Meet(_) => return,
         };
         self.answer(to, tag, envelope, mmi.name(), &[answer]);
+    }
+
+    fn on_met(&mut self, to: ConnId, tag: u64, envelope: &[u8], answer: &Met<'_>) {
+        let tag = Tag::unpack(tag);
+        let Some(mmi) = tag.mmi else { return };
+        meet::with_frames(answer, |frames| self.answer(to, tag, envelope, mmi.name(), frames));
     }
 
     /// An answer of the broker itself.
@@ -542,7 +610,7 @@ impl Floor {
             self.outcomes.push((to, Outcome::Reply(body)));
         } else if let Some(wire) = self.touch(to) {
             wire.ended(now);
-            mdp::put_reply_head(wire.outbox.small(), envelope, tag, service, true);
+            Asker::Mdp(tag).put_reply_head(wire.outbox.small(), envelope, service, true);
             wire.outbox.small().extend_from_slice(&body);
             self.check_outbox(to);
         }
@@ -550,11 +618,15 @@ impl Floor {
 
     fn on_deliver(&mut self, to: ConnId, request: RequestId, payload: &Bytes, body_at: u32) {
         let Some(wire) = self.touch(to) else { return };
-        let (version, delimiter) = (wire.version, wire.delimiter);
+        let tongue = wire.tongue;
         let Some(serving) = wire.serving() else { return };
         serving.held += 1;
+        if let Tongue::Ppp(_) = tongue {
+            debug_assert_eq!(serving.held, 1, "it takes one request at a time");
+            wire.job = Some(request);
+        }
         let small = wire.outbox.small();
-        mdp::put_request_head(small, version, delimiter, request);
+        tongue.put_request_head(small, request);
         if payload.len() == body_at as usize {
             put_frame(small, false, b"");
         }
@@ -585,12 +657,14 @@ impl Floor {
             Effect::Count { to, tag, envelope, workers } => {
                 self.on_count(to, tag, envelope, workers);
             }
+            Effect::Met { to, tag, envelope, answer } => self.on_met(to, tag, envelope, &answer),
             Effect::Expel { to, why } => {
                 let why = match why {
                     Expulsion::StrayReply => "a reply to a request it does not hold",
                     Expulsion::SecondOffer => "a second READY",
                     Expulsion::ExecutionLimit => "the execution limit",
                     Expulsion::TooManyServices => "too many services",
+                    Expulsion::Denied => "it may not serve this service",
                 };
                 self.dismiss(self.now, to, why);
             }
@@ -602,12 +676,13 @@ impl Floor {
             Effect::Resume { to } => {
                 if let Some(wire) = self.wire(to) {
                     wire.paused &= !(1 << home);
-                    if wire.paused == 0 {
-                        self.resumed.push(to);
+                    // What is in hand is for this shard, whatever others hold back.
+                    if wire.paused == 0 || home == self.me {
+                        self.resumed.push_back(to);
                     }
                 }
             }
-            Effect::Drained => {}
+            Effect::Alarm { .. } | Effect::Drained => {}
         }
     }
 
@@ -615,7 +690,7 @@ impl Floor {
     pub(crate) fn check_outbox(&mut self, id: ConnId) {
         let limit = self.config.limits.out_bytes;
         let Some(wire) = self.wire(id) else { return };
-        let len = wire.outbox.len();
+        let len = wire.out_bytes();
         if len > limit {
             self.die(id, CloseReason::SlowReader);
         } else if len > limit / 2 {
@@ -628,13 +703,13 @@ impl Out for Floor {
     #[inline]
     fn emit(&mut self, effect: Effect<'_>) {
         let Some(to) = effect.to() else {
-            return self.notes.push(Note::Drained);
+            return self.notes.extend(Note::from_effect(&effect));
         };
         if to.shard() != self.me {
             if let Effect::Pause { to } = effect {
                 self.paused_afar.push(to);
             } else if let Effect::Resume { to } = effect {
-                self.resumed_afar.push(to);
+                self.resumed_afar.push_back(to);
             } else {
                 let term = self.terms.get(&to).copied().unwrap_or_default();
                 let cross = Cross::from_effect(self.me, term, effect);

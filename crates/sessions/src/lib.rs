@@ -1,7 +1,7 @@
 //! Sessions: what peers say in their protocols, in the engine's words, and back.
 //!
 //! ```text
-//!  bytes ─▶ zmtp ─▶ mdp::read ─Event─▶ engine ─Effect─▶ mdp::put_* ─▶ Outbox ─▶ bytes
+//!  bytes ─▶ zmtp ─▶ mdp, ppp ─Event─▶ engine ─Effect─▶ mdp, ppp ─▶ Outbox ─▶ bytes
 //!           └──────────────────────── Shard ───────────────────────┘
 //! ```
 //!
@@ -29,20 +29,30 @@ mod wire;
 
 mod mdp;
 
+mod meet;
+
+mod ppp;
+
+mod tongue;
+
 mod outbox;
 
 mod strikes;
+
+mod door;
 
 mod config;
 
 #[cfg(test)]
 mod tests;
 
-pub use config::{Dialect, Limits, ShardConfig};
+pub use config::{Dialect, Limits, Pair, ShardConfig, Speaks};
+pub use door::Credentials;
 pub use floor::{CloseReason, Cross, Note, Outcome};
 pub use mdp::{FAILED, REFUSED, is_reserved};
 pub use outbox::Outbox;
 pub use shard::{Call, ConnView, Counters, Shard, Want, home_of};
+pub use tongue::PROTOCOLS;
 pub use wire::Bytes;
 
 /// Bodies from this size on are shared by reference count instead of being copied.

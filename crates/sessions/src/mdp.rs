@@ -10,7 +10,7 @@
 
 use alloc::vec::Vec;
 
-use engine::RequestId;
+use engine::{Place, RequestId};
 use zmtp::{Message, put_frame};
 
 /// First body frame of an in-band refusal; the second is the reason.
@@ -19,12 +19,13 @@ pub const REFUSED: &[u8] = b"MAITRED-REFUSED";
 pub const FAILED: &[u8] = b"MAITRED-FAILED";
 
 /// Frames a return stack may have before the delimiter.
-const STACK_MAX: usize = 8;
+pub(crate) const STACK_MAX: usize = 8;
 
-/// Whether a service name is the broker's own (RFC 8: everything that begins with `mmi.`).
+/// Whether a service name is the broker's own: everything that begins with `mmi.` (RFC 8) or with
+/// `maitred.`.
 #[must_use]
 pub fn is_reserved(name: &[u8]) -> bool {
-    name.starts_with(b"mmi.")
+    name.starts_with(b"mmi.") || name.starts_with(b"maitred.")
 }
 
 /// Protocol version of a peer.
@@ -162,7 +163,7 @@ pub(crate) fn read_concurrency(message: &Message<'_>, options: usize) -> u32 {
 }
 
 /// Octets of a token: `r:` and sixteen hexadecimal digits.
-const TOKEN_BYTES: usize = 18;
+pub(crate) const TOKEN_BYTES: usize = 18;
 
 /// The address frame a worker gets: our own printable token, so that nobody can answer for another
 /// and every old worker echoes it unharmed.
@@ -176,7 +177,7 @@ pub(crate) fn token(request: RequestId) -> [u8; TOKEN_BYTES] {
     token
 }
 
-fn read_token(frame: &[u8]) -> Option<RequestId> {
+pub(crate) fn read_token(frame: &[u8]) -> Option<RequestId> {
     let digits: &[u8; 16] = frame.strip_prefix(b"r:")?.try_into().ok()?;
     // Without branches, so that the compiler can look at all digits at once.
     let valid = |octet: &u8| octet.is_ascii_digit() | matches!(octet, b'a'..=b'f');
@@ -206,6 +207,8 @@ pub(crate) enum Mmi {
     Service,
     /// `mmi.workers`: their number.
     Workers,
+    /// `maitred.match` and `maitred.regulator`.
+    Meet(Place),
 }
 
 impl Mmi {
@@ -213,6 +216,7 @@ impl Mmi {
         match self {
             Mmi::Service => b"mmi.service",
             Mmi::Workers => b"mmi.workers",
+            Mmi::Meet(place) => place.service().as_bytes(),
         }
     }
 }
@@ -223,6 +227,8 @@ impl Tag {
             None => 0,
             Some(Mmi::Service) => 1,
             Some(Mmi::Workers) => 2,
+            Some(Mmi::Meet(Place::Match)) => 3,
+            Some(Mmi::Meet(Place::Regulator)) => 4,
         };
         u64::from(self.version == Version::V02) | u64::from(self.service_frame) << 1 | mmi << 2
     }
@@ -231,9 +237,11 @@ impl Tag {
         Tag {
             version: if tag & 1 == 0 { Version::V01 } else { Version::V02 },
             service_frame: tag & 2 != 0,
-            mmi: match tag >> 2 & 3 {
+            mmi: match tag >> 2 & 7 {
                 1 => Some(Mmi::Service),
                 2 => Some(Mmi::Workers),
+                3 => Some(Mmi::Meet(Place::Match)),
+                4 => Some(Mmi::Meet(Place::Regulator)),
                 _ => None,
             },
         }

@@ -121,6 +121,20 @@ impl Outbox {
         }
     }
 
+    /// Hands all that waits to `put`, piece by piece, and forgets it; each piece is a run of whole
+    /// frames if nothing of this outbox was written yet.
+    pub(crate) fn drain(&mut self, mut put: impl FnMut(&[u8])) {
+        let mut at = self.sent;
+        for (place, bytes) in self.large.drain(..) {
+            put(&self.small[at..place]);
+            put(&bytes);
+            at = place;
+        }
+        put(&self.small[at..]);
+        self.small.clear();
+        (self.sent, self.large_bytes) = (0, 0);
+    }
+
     /// Lends a buffer to an empty outbox, so that an idle connection need not own one.
     pub(crate) fn lend(&mut self, buffer: Vec<u8>) {
         if self.small.capacity() == 0 {

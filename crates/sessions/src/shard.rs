@@ -5,6 +5,7 @@
 //! and effects for a connection that does, leave through [`Shard::take_cross`] and enter the other
 //! shard through [`Shard::cross_in`]. The rules are the same with one shard and with several.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -12,16 +13,23 @@ use core::hash::Hasher;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
-use engine::{Blob, ConnId, Engine, Event, Request, Span, Time, WhenFull};
+use engine::{Blob, ConnId, Engine, Event, Place, PrincipalId, Request, Span, Time, WhenFull};
 use siphasher::sip::SipHasher13;
-use zmtp::{Frames, Message, Step};
+use zmtp::{Frames, Message, Step, Work};
 
 use crate::LARGE_BODY;
-use crate::config::{Dialect, ShardConfig};
+use crate::config::{Dialect, ShardConfig, Speaks};
+use crate::door::Credentials;
 use crate::floor::{CloseReason, Cross, Floor, Note, Outcome};
-use crate::mdp::{self, BrokerWord, Mmi, Tag, Version, Word, WorkerWord};
+use crate::mdp::{self, FAILED, Mmi, Tag, Version, Word, WorkerWord};
+use crate::meet;
 use crate::outbox::Outbox;
+use crate::tongue::{Asker, Tongue};
 use crate::wire::{Role, Serving, Wire};
+
+mod doors;
+
+mod pirates;
 
 /// A direct read asks for at most this much at first, and at most doubles what has arrived, so
 /// that an announced length alone reserves next to nothing.
@@ -47,6 +55,12 @@ pub struct Counters {
     pub dismissals: u64,
     /// Idle workers given up for silence.
     pub expiries: u64,
+    /// Connections that ended before they were through, for what they said.
+    pub failed_handshakes: u64,
+    /// Those of them whose name nobody knows, or who did not prove it.
+    pub denied: u64,
+    /// Connections hung up on because too many handshakes waited.
+    pub crowded: u64,
 }
 
 /// How to read next from a connection.
@@ -63,10 +77,14 @@ pub enum Want {
 /// A call from inside the process.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// In whose name.
+    pub principal: PrincipalId,
     /// Name of the service.
     pub service: Bytes,
     /// The frames of the body as they stand on a ZMTP wire; at least one.
     pub body: Bytes,
+    /// What the caller calls itself in a fair line; may be empty.
+    pub fair_key: Bytes,
 }
 
 /// One connection, for people.
@@ -82,12 +100,16 @@ pub struct ConnView {
     pub last_seen: Time,
     /// Bytes that wait to be written to it.
     pub out_bytes: usize,
+    /// In whose name it speaks.
+    pub principal: PrincipalId,
     /// Its requests that have not ended.
     pub in_flight: u32,
     /// Requests it holds as a worker.
     pub held: u32,
     /// Whether the peer answers PING.
     pub pings: bool,
+    /// What it speaks if it is a worker: one of [`PROTOCOLS`](crate::PROTOCOLS).
+    pub serves_in: Option<&'static str>,
 }
 
 impl ConnView {
@@ -97,13 +119,18 @@ impl ConnView {
             remote: wire.remote,
             opened: wire.opened,
             last_seen: wire.last_seen,
-            out_bytes: wire.outbox.len(),
+            out_bytes: wire.out_bytes(),
+            principal: wire.principal,
             in_flight: wire.in_flight,
             held: match wire.role {
                 Role::Serving(serving) => serving.held,
                 Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => 0,
             },
             pings: wire.zmtp.supports_ping(),
+            serves_in: match wire.role {
+                Role::Serving(_) => Some(wire.tongue.name()),
+                Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => None,
+            },
         }
     }
 }
@@ -116,7 +143,11 @@ pub struct Shard {
     seed: (u64, u64),
     engine: Engine,
     floor: Floor,
-    zmtp: zmtp::Config,
+    /// By the door of a listener.
+    doors: Vec<zmtp::Config>,
+    credentials: Credentials,
+    /// Steps of handshakes that wait to be computed.
+    work: VecDeque<(ConnId, Work)>,
     frames: Frames,
     fired: Vec<(ConnId, Time)>,
     /// Connections to close once their outbox was flushed as far as it goes.
@@ -125,6 +156,8 @@ pub struct Shard {
     readable: Vec<ConnId>,
     /// Requests of other shards' connections that wait until there is room.
     parked: BTreeMap<ConnId, VecDeque<Request<'static>>>,
+    #[cfg(feature = "planted")]
+    busy_beat: bool,
 }
 
 /// The shard where the service called `name` lives.
@@ -143,20 +176,27 @@ impl Shard {
     #[must_use]
     pub fn new(config: ShardConfig, seed: (u64, u64), me: u8, shards: u8, now: Time) -> Shard {
         assert!(shards <= 64, "at most 64 shards: who knows a connection is one word of bits");
-        let mut zmtp = zmtp::Config::new(zmtp::SocketType::Router);
-        zmtp.limits = config.zmtp;
+        let doors = config.doors.iter().map(|security| {
+            let mut door = zmtp::Config::new(zmtp::SocketType::Router);
+            (door.limits, door.security) = (config.zmtp, security.clone());
+            door
+        });
         Shard {
+            doors: doors.collect(),
+            credentials: config.credentials.clone(),
+            work: VecDeque::new(),
             me,
             shards,
             seed,
             engine: Engine::new(config.engine.clone(), seed, now),
             floor: Floor::new(config, me, now),
-            zmtp,
             frames: Frames::default(),
             fired: Vec::new(),
             closing: Vec::new(),
             readable: Vec::new(),
             parked: BTreeMap::new(),
+            #[cfg(feature = "planted")]
+            busy_beat: false,
         }
     }
 
@@ -172,7 +212,8 @@ impl Shard {
             return None;
         }
         let mut greeting = Vec::new();
-        let zmtp = zmtp::Connection::new(&self.zmtp, &mut greeting);
+        let door = &self.doors[usize::from(dialect.door)];
+        let zmtp = zmtp::Connection::new(door, &mut greeting);
         let id = self.floor.insert_wire(Wire::new(zmtp, dialect, remote, now));
         if let Some(wire) = self.floor.touch(id) {
             wire.outbox.small().extend_from_slice(&greeting);
@@ -227,7 +268,7 @@ impl Shard {
     /// Takes in all bytes of `id` that are not consumed yet.
     pub fn received(&mut self, now: Time, id: ConnId, buf: &mut [u8]) {
         self.alive(now, id);
-        let (start, end) = self.feed(now, id, buf);
+        let (start, end) = self.feed(now, id, buf, usize::MAX);
         if start < end
             && let Some(wire) = self.floor.wire(id)
             && !wire.closing
@@ -240,7 +281,7 @@ impl Shard {
     /// After bytes were appended to [`direct`](Shard::direct).
     pub fn received_direct(&mut self, now: Time, id: ConnId) {
         self.alive(now, id);
-        self.feed_pending(now, id);
+        self.feed_pending(now, id, usize::MAX);
         self.settle(now);
     }
 
@@ -288,15 +329,20 @@ impl Shard {
         let id = self.floor.insert_local();
         let tag = Tag { version: Version::V02, service_frame: true, mmi: None };
         if mdp::is_reserved(&call.service) {
-            let last = zmtp::raw_frames(&call.body).last().map_or(&b""[..], |(_, frame)| frame);
-            self.on_mmi(now, id, &call.service, last, tag, &[]);
+            let frames = zmtp::raw_frames(&call.body).map(|(_, frame)| frame);
+            let frames: Vec<&[u8]> = frames.take(meet::FRAMES_MAX).collect();
+            self.on_own(now, id, call.principal, &call.service, &frames, tag, &[]);
         } else {
             let home = self.home_of(&call.service);
+            let first = zmtp::raw_frames(&call.body).next().map_or(&b""[..], |(_, frame)| frame);
             let event = Event::Request(Request {
                 conn: id,
+                principal: call.principal,
                 service: Blob::Shared(call.service),
                 tag: tag.pack(),
-                payload: call.body,
+                first_frame: Blob::Slice(first),
+                fair_key: Blob::Shared(call.fair_key),
+                payload: call.body.clone(),
                 envelope: 0,
                 body_at: 0,
                 since: now,
@@ -321,9 +367,10 @@ impl Shard {
 
     /// New rules apply from here on. Connections that are open keep their handshake.
     pub fn configure(&mut self, now: Time, config: ShardConfig) {
-        self.zmtp.limits = config.zmtp;
+        self.doors.iter_mut().for_each(|door| door.limits = config.zmtp);
         self.floor.now = now;
-        self.engine.step(now, Event::Configure(config.engine.clone()), &mut self.floor);
+        self.engine.step(now, Event::Configure(Box::new(config.engine.clone())), &mut self.floor);
+        self.replace_credentials(config.credentials.clone());
         self.floor.config = config;
         self.settle(now);
     }
@@ -386,7 +433,7 @@ impl Shard {
     pub fn outbox(&mut self, id: ConnId) -> Option<&Outbox> {
         let wire = self.floor.wire(id)?;
         wire.touched = false;
-        Some(&wire.outbox)
+        Some(wire.unwritten())
     }
 
     /// The first `n` bytes of the outbox of `id` were written.
@@ -440,6 +487,12 @@ impl Shard {
         self.engine.plant(bug);
     }
 
+    /// Plants a bug: a heartbeat of a busy Paranoid Pirate worker counts as an offer.
+    #[cfg(feature = "planted")]
+    pub fn plant_busy_beat(&mut self) {
+        self.busy_beat = true;
+    }
+
     /// What happened to connections.
     #[must_use]
     pub fn counters(&self) -> &Counters {
@@ -475,23 +528,29 @@ impl Shard {
         }
     }
 
-    /// Consumes what `buf` holds of whole items. Returns the range that is left.
-    fn feed(&mut self, now: Time, id: ConnId, buf: &mut [u8]) -> (usize, usize) {
+    /// Consumes what `buf` holds of whole items, at most `most` messages. Returns the range that is
+    /// left.
+    fn feed(&mut self, now: Time, id: ConnId, buf: &mut [u8], most: usize) -> (usize, usize) {
+        let mut messages = 0;
         let mut frames = core::mem::take(&mut self.frames);
         let (mut at, mut end) = (0, buf.len());
         while let Some(wire) = self.floor.wire(id)
             && !wire.is_stopped()
+            && messages < most
             && at < end
         {
             let out = wire.outbox.small();
-            let step = wire.zmtp.next(&self.zmtp, &mut buf[at..end], &mut frames, out);
+            let door = &self.doors[usize::from(wire.dialect.door)];
+            let step = wire.zmtp.next(door, &mut buf[at..end], &mut frames, out);
             if let Ok(Step::Message { len }) = step {
                 wire.note_message(now, len);
                 let message = frames.view(&buf[at..at + len]);
                 if !self.on_message(now, id, &message, None) {
+                    self.hand_back(id, len);
                     break;
                 }
                 at += len;
+                messages += 1;
                 continue;
             }
             match self.settle_step(id, step) {
@@ -510,54 +569,51 @@ impl Shard {
         (at, end)
     }
 
-    /// Consumes what is pending. A large message at its start is not copied.
-    fn feed_pending(&mut self, now: Time, id: ConnId) {
+    /// Consumes what is pending, at most `most` messages. A large one at its start is not copied.
+    fn feed_pending(&mut self, now: Time, id: ConnId, most: usize) {
         let Some(wire) = self.floor.wire(id) else { return };
         if wire.is_stopped() || wire.pending.len() < wire.need {
             return;
         }
         let mut buf = core::mem::take(&mut wire.pending);
-        if buf.len() >= LARGE_BODY {
+        // What of it is consumed: nothing that is large is moved for what stood before it.
+        let mut at = 0;
+        while buf.len() - at >= LARGE_BODY {
             let mut frames = core::mem::take(&mut self.frames);
-            let step = self.next(id, &mut buf, &mut frames);
-            if let Some(Step::Message { len }) = step
-                && len >= LARGE_BODY
-            {
-                let mut rest = buf.split_off(len);
-                let whole = Bytes::from(buf);
-                if let Some(wire) = self.floor.wire(id) {
-                    wire.note_message(now, len);
+            let step = self.next(id, &mut buf[at..], &mut frames);
+            match step {
+                Some(Step::Message { len }) if len >= LARGE_BODY => {
+                    self.take_large(now, id, buf, at, len, &frames, most);
+                    self.frames = frames;
+                    return;
                 }
-                let message = frames.view(&whole);
-                let taken = self.on_message(now, id, &message, Some(&whole));
-                self.frames = frames;
-                if !taken {
-                    let mut again = Vec::from(whole);
-                    again.append(&mut rest);
-                    rest = again;
+                Some(Step::Message { len }) => self.hand_back(id, len),
+                Some(Step::Cut { len, event }) => {
+                    buf.truncate(buf.len() - len);
+                    self.on_zmtp(now, id, event);
                 }
-                let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) else { return };
-                wire.pending = rest;
-                if taken && !wire.pending.is_empty() {
-                    self.feed_pending(now, id);
+                Some(Step::Skip { len, event }) => {
+                    at += len;
+                    self.on_zmtp(now, id, event);
                 }
-                return;
+                Some(Step::More { .. }) | None => {}
             }
             self.frames = frames;
-            if let Some(Step::Cut { len, event }) = step {
-                buf.truncate(buf.len() - len);
-                self.on_zmtp(now, id, event);
-            } else if let Some(Step::Skip { len, event }) = step {
-                buf.drain(..len);
-                self.on_zmtp(now, id, event);
-            } else if step.is_none() || matches!(step, Some(Step::More { .. })) {
-                if let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) {
-                    wire.pending = buf;
+            match step {
+                Some(Step::Message { .. }) => break,
+                Some(Step::Skip { .. } | Step::Cut { .. })
+                    if self.floor.wire(id).is_some_and(|wire| !wire.is_stopped()) => {}
+                Some(Step::Skip { .. } | Step::Cut { .. } | Step::More { .. }) | None => {
+                    if let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) {
+                        buf.drain(..at);
+                        wire.pending = buf;
+                    }
+                    return;
                 }
-                return;
             }
         }
-        let (start, end) = self.feed(now, id, &mut buf);
+        buf.drain(..at);
+        let (start, end) = self.feed(now, id, &mut buf, most);
         if let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) {
             buf.truncate(end);
             buf.drain(..start);
@@ -565,10 +621,51 @@ impl Shard {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a place in a buffer, and how far to go on")]
+    /// Takes in the large message of `len` octets at `at`, sharing the memory it was read into, and
+    /// what is behind it.
+    fn take_large(
+        &mut self,
+        now: Time,
+        id: ConnId,
+        mut buf: Vec<u8>,
+        at: usize,
+        len: usize,
+        frames: &Frames,
+        most: usize,
+    ) {
+        let mut rest = buf.split_off(at + len);
+        let whole = Bytes::from(buf).slice(at..);
+        if let Some(wire) = self.floor.wire(id) {
+            wire.note_message(now, len);
+        }
+        let message = frames.view(&whole);
+        let taken = self.on_message(now, id, &message, Some(&whole));
+        if !taken {
+            self.hand_back(id, len);
+            let mut again = Vec::from(whole);
+            again.append(&mut rest);
+            rest = again;
+        }
+        let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) else { return };
+        wire.pending = rest;
+        if taken && most > 1 && !wire.pending.is_empty() {
+            self.feed_pending(now, id, most - 1);
+        }
+    }
+
+    /// A message stays where it is, to be looked at again.
+    fn hand_back(&mut self, id: ConnId, len: usize) {
+        if let Some(wire) = self.floor.wire(id) {
+            wire.zmtp.hand_back(len);
+        }
+    }
+
     /// The next item; `None` if the peer broke the protocol.
     fn next(&mut self, id: ConnId, buf: &mut [u8], frames: &mut Frames) -> Option<Step> {
         let wire = self.floor.wire(id)?;
-        let step = wire.zmtp.next(&self.zmtp, buf, frames, wire.outbox.small());
+        let door = &self.doors[usize::from(wire.dialect.door)];
+        let step = wire.zmtp.next(door, buf, frames, wire.outbox.small());
         self.settle_step(id, step)
     }
 
@@ -588,20 +685,20 @@ impl Shard {
         match step {
             Ok(step) => Some(step),
             Err(error) => {
-                self.floor.die(id, CloseReason::Zmtp(error.kind(), error.to_string()));
-                if let Some(wire) = self.floor.wire(id) {
-                    wire.closing = true;
-                }
+                self.turn_out(id, &error);
                 None
             }
         }
     }
 
     fn on_zmtp(&mut self, now: Time, id: ConnId, event: Option<zmtp::Event>) {
-        let beat = now + self.floor.config.heartbeat;
+        let beat = now + self.floor.rhythm(id).0;
         let Some(wire) = self.floor.wire(id) else { return };
         match event {
+            Some(zmtp::Event::Work) => self.queue_work(id),
+            Some(zmtp::Event::Claim) => self.on_claim(now, id),
             Some(zmtp::Event::Ready) => {
+                wire.begin_sealing();
                 wire.next_beat = beat;
                 self.floor.arm(id, beat);
             }
@@ -627,13 +724,24 @@ impl Shard {
         whole: Option<&Bytes>,
     ) -> bool {
         self.floor.counters.messages += 1;
+        let Some(wire) = self.floor.wire(id) else { return true };
+        match wire.dialect.speaks {
+            Speaks::Majordomo => {}
+            Speaks::PirateFront(pair) => {
+                return self.on_pirate_client(now, id, pair, message, whole);
+            }
+            Speaks::PirateBack(pair) => {
+                self.on_pirate_worker(now, id, pair, message, whole);
+                return true;
+            }
+        }
         match mdp::read(message) {
             Word::Request { version, header, service, body } => {
                 self.on_request(now, id, message, whole, version, header, service, body)
             }
             Word::Worker { version, delimiter, word } => {
                 let Some(wire) = self.floor.wire(id) else { return true };
-                (wire.version, wire.delimiter) = (version, delimiter);
+                wire.tongue = Tongue::Mdp { version, delimiter };
                 self.on_worker(now, id, message, whole, word);
                 true
             }
@@ -661,15 +769,39 @@ impl Shard {
             return true;
         }
         let Some(wire) = self.floor.wire(id) else { return true };
-        wire.in_flight += 1;
         let service_frame = version == Version::V01 || wire.dialect.mdp02_service_frame;
         let tag = Tag { version, service_frame, mmi: None };
         let stack = message.raw_between(0, header);
         if mdp::is_reserved(service) {
-            let name = message.frame(message.len() - 1).filter(|_| message.len() > body);
-            self.on_mmi(now, id, service, name.unwrap_or_default(), tag, stack);
+            wire.in_flight += 1;
+            let principal = wire.principal;
+            let most = message.len().min(body + meet::FRAMES_MAX);
+            let frames: Vec<&[u8]> = (body..most).filter_map(|i| message.frame(i)).collect();
+            self.on_own(now, id, principal, service, &frames, tag, stack);
             return true;
         }
+        self.take_request(now, id, message, whole, Asker::Mdp(tag), header, service, body)
+    }
+
+    /// Gives a request to the engine: the return stack is frames `..stack`, the body `body..`.
+    /// `false` if it must wait.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one word, taken apart once")]
+    fn take_request(
+        &mut self,
+        now: Time,
+        id: ConnId,
+        message: &Message<'_>,
+        whole: Option<&Bytes>,
+        asker: Asker,
+        stack: usize,
+        service: &[u8],
+        body: usize,
+    ) -> bool {
+        let Some(wire) = self.floor.wire(id) else { return true };
+        wire.in_flight += 1;
+        let principal = wire.principal;
+        let stack = message.raw_between(0, stack);
+        let first_frame = message.frame(body).unwrap_or_default();
         let (payload, envelope, body_at) = match whole {
             Some(whole) => (whole.clone(), stack.len(), message.raw_from_offset(body)),
             None => {
@@ -683,15 +815,18 @@ impl Shard {
         let home = self.home_of(service);
         let request = Event::Request(Request {
             conn: id,
+            principal,
             service: Blob::Slice(service),
-            tag: tag.pack(),
+            tag: asker.pack(),
             payload,
             envelope: envelope as u32,
             body_at: body_at as u32,
             since: now,
             when_full: WhenFull::Pause,
             needs_workers: false,
-            whole_replies: version == Version::V01,
+            first_frame: Blob::Slice(first_frame),
+            fair_key: Blob::Slice(b""),
+            whole_replies: asker.takes_only_whole(),
         });
         self.route(now, id, home, request);
         match self.floor.wire(id) {
@@ -700,6 +835,38 @@ impl Shard {
                 false
             }
             Some(_) | None => true,
+        }
+    }
+
+    /// Services of the broker itself. `body`: its first frames.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one word, taken apart once")]
+    fn on_own(
+        &mut self,
+        now: Time,
+        id: ConnId,
+        principal: PrincipalId,
+        service: &[u8],
+        body: &[&[u8]],
+        tag: Tag,
+        envelope: &[u8],
+    ) {
+        let places = [Place::Match, Place::Regulator];
+        let place = places.into_iter().find(|place| place.service().as_bytes() == service);
+        let Some(place) = place else {
+            let name = body.last().copied().unwrap_or_default();
+            return self.on_mmi(now, id, service, name, tag, envelope);
+        };
+        match meet::read(place, body) {
+            Ok(word) => {
+                let home = self.home_of(word.name.as_slice());
+                let tag = Tag { mmi: Some(Mmi::Meet(place)), ..tag }.pack();
+                let envelope = Blob::Slice(envelope);
+                self.route(now, id, home, Event::Meet { conn: id, principal, tag, envelope, word });
+            }
+            Err(why) => {
+                let frames = [meet::BAD_REQUEST, why.as_bytes()];
+                self.floor.answer(id, tag, envelope, service, &frames);
+            }
         }
     }
 
@@ -754,6 +921,7 @@ impl Shard {
             (Role::Serving(serving), WorkerWord::Reply { request, body, last }) => {
                 serving.last_word = now;
                 serving.held -= u32::from(last && serving.held > 0);
+                let failed = message.frame(body) == Some(FAILED);
                 let home = serving.home;
                 let body = match whole {
                     Some(whole) => Blob::Shared(whole.slice(message.raw_from_offset(body)..)),
@@ -763,7 +931,7 @@ impl Shard {
                     self.send_away(now, id, "a reply without a valid address");
                     return;
                 };
-                let reply = Event::Reply { conn: id, request, body, last };
+                let reply = Event::Reply { conn: id, request, body, last, failed };
                 self.route(now, id, home, reply);
             }
             (Role::Serving(serving), WorkerWord::Heartbeat) => serving.last_word = now,
@@ -816,17 +984,18 @@ impl Shard {
         }
         let home = self.home_of(service);
         let seats = concurrency.clamp(1, self.floor.config.engine.concurrency_max);
-        let beat = now + self.floor.config.heartbeat;
+        let beat = now + self.floor.rhythm(id).0;
         let Some(wire) = self.floor.wire(id) else { return };
         let term = wire.terms;
         wire.terms = term.wrapping_add(1);
         wire.role = Role::Serving(Serving { home, term, seats, held: 0, last_word: now });
         wire.next_beat = wire.next_beat.min(beat);
         let name = Bytes::copy_from_slice(service);
-        let remote = wire.remote;
+        let (remote, principal) = (wire.remote, wire.principal);
         self.floor.arm(id, beat);
         self.floor.notes.push(Note::WorkerJoined(id, remote, name, seats));
-        let offer = Event::Offer { conn: id, service: Blob::Slice(service), concurrency: seats };
+        let offer =
+            Event::Offer { conn: id, principal, service: Blob::Slice(service), concurrency: seats };
         if home == self.me {
             return self.route(now, id, home, offer);
         }
@@ -931,18 +1100,15 @@ impl Shard {
     /// PING to peers that hold a lease or were quiet; heartbeats to idle workers, and the end of
     /// those that were silent too long.
     fn beat(&mut self, now: Time, id: ConnId) {
-        let (interval, liveness) = (self.floor.config.heartbeat, self.floor.config.liveness);
-        let Some(wire) = self.floor.wire(id) else { return };
-        if now < wire.next_beat {
-            return;
-        }
+        let (interval, liveness) = self.floor.rhythm(id);
+        let Some(wire) = self.floor.wire(id).filter(|wire| wire.next_beat <= now) else { return };
         wire.next_beat = now + interval;
         let quiet = now - wire.last_seen >= interval;
         let pings = wire.zmtp.supports_ping() && (quiet || wire.holds());
         if pings && wire.unanswered >= liveness {
             return self.floor.die(id, CloseReason::Dead);
         }
-        let (version, delimiter, role) = (wire.version, wire.delimiter, wire.role);
+        let (tongue, role) = (wire.tongue, wire.role);
         if pings {
             wire.unanswered += 1;
             if let Some(wire) = self.floor.touch(id) {
@@ -957,7 +1123,7 @@ impl Shard {
         } else if serving.held < serving.seats
             && let Some(wire) = self.floor.touch(id)
         {
-            mdp::put_word(wire.outbox.small(), version, delimiter, BrokerWord::Heartbeat);
+            tongue.put_heartbeat(wire.outbox.small());
         }
     }
 
@@ -996,15 +1162,21 @@ impl Shard {
                     self.part(now, id, reason);
                     self.closing.push(id);
                 }
-            } else if let Some(id) = self.floor.resumed.pop() {
+            } else if let Some(id) = self.floor.resumed.pop_front() {
                 if let Some(wire) = self.floor.wire(id) {
                     wire.need = 0;
-                    self.feed_pending(now, id);
+                    // The room kept for the message in hand must not wait for other shards.
+                    let elsewhere = core::mem::take(&mut wire.paused);
+                    let most = if elsewhere == 0 { usize::MAX } else { 1 };
+                    self.feed_pending(now, id, most);
+                    if let Some(wire) = self.floor.wire(id) {
+                        wire.paused |= elsewhere;
+                    }
                     if self.floor.wire(id).is_some_and(|wire| !wire.is_held()) {
                         self.readable.push(id);
                     }
                 }
-            } else if let Some(conn) = self.floor.resumed_afar.pop() {
+            } else if let Some(conn) = self.floor.resumed_afar.pop_front() {
                 self.resume_from_afar(now, conn);
             } else {
                 return;

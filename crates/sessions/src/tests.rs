@@ -8,4 +8,8 @@ mod transcript;
 
 mod mdp;
 
+mod ppp;
+
 mod outbox;
+
+mod secure;

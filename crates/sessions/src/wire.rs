@@ -1,15 +1,18 @@
 //! One ZMTP connection as the house sees it.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use engine::{RequestId, Span, Time};
+use engine::{PrincipalId, RequestId, Span, Time};
 use zmtp::{put_frame, raw_frames, set_more_on_last};
 
 use crate::LARGE_BODY;
 use crate::config::Dialect;
+use crate::door::Proof;
 use crate::mdp::Version;
 use crate::outbox::Outbox;
+use crate::tongue::Tongue;
 
 pub use bytes::Bytes;
 
@@ -27,6 +30,13 @@ pub(crate) struct Wire {
     /// from its first byte.
     pub(crate) expect: usize,
     pub(crate) outbox: Outbox,
+    /// Under CURVE, what was sealed of it: only this is written then.
+    pub(crate) sealed: Option<Box<Outbox>>,
+    /// In whose name it speaks, and what it proved that with.
+    pub(crate) principal: PrincipalId,
+    pub(crate) proof: Option<Box<Proof>>,
+    /// It was told of in the log that it tried what it may not.
+    pub(crate) denied: bool,
     pub(crate) opened: Time,
     /// When its last byte came: any byte counts as life. Not before it was last held back.
     pub(crate) last_seen: Time,
@@ -44,9 +54,10 @@ pub(crate) struct Wire {
     /// Terms it served.
     pub(crate) terms: u32,
     /// How its worker side speaks.
-    pub(crate) version: Version,
-    /// Its worker side uses the empty delimiter.
-    pub(crate) delimiter: bool,
+    pub(crate) tongue: Tongue,
+    /// What a Paranoid Pirate worker was given last and has not answered, also when it is no longer
+    /// counted on: until then it is busy, whatever else it says.
+    pub(crate) job: Option<RequestId>,
     /// Its requests that have not ended.
     pub(crate) in_flight: u32,
     /// Shards that know it, one bit each.
@@ -153,6 +164,10 @@ impl Wire {
             need: 0,
             expect: 0,
             outbox: Outbox::default(),
+            sealed: None,
+            principal: PrincipalId::ANONYMOUS,
+            proof: None,
+            denied: false,
             opened: now,
             last_seen: now,
             last_use: now,
@@ -162,8 +177,8 @@ impl Wire {
             ttl: Span::MAX,
             role: Role::Fresh,
             terms: 0,
-            version: Version::V01,
-            delimiter: true,
+            tongue: Tongue::Mdp { version: Version::V01, delimiter: true },
+            job: None,
             in_flight: 0,
             known_to: 0,
             partials: Vec::new(),
@@ -181,6 +196,29 @@ impl Wire {
         self.need = 0;
         self.last_use = now;
         self.expect = if len >= LARGE_BODY { len } else { 0 };
+    }
+
+    /// Bytes that wait to be written to it.
+    pub(crate) fn out_bytes(&self) -> usize {
+        self.outbox.len() + self.sealed.as_ref().map_or(0, |sealed| sealed.len())
+    }
+
+    /// The handshake is through: if from here on all must be sealed, what was written so far must
+    /// not.
+    pub(crate) fn begin_sealing(&mut self) {
+        if self.zmtp.is_sealed() {
+            self.sealed = Some(Box::new(core::mem::take(&mut self.outbox)));
+        }
+    }
+
+    /// What is to be written next.
+    pub(crate) fn unwritten(&mut self) -> &mut Outbox {
+        let Some(sealed) = &mut self.sealed else { return &mut self.outbox };
+        if !self.outbox.is_empty() {
+            let out = sealed.small();
+            self.outbox.drain(|frames| self.zmtp.seal(frames, out));
+        }
+        sealed
     }
 
     pub(crate) fn serving(&mut self) -> Option<&mut Serving> {
@@ -217,11 +255,11 @@ impl Wire {
     /// Whether what it said already is left alone for now. A slow reader's is not: room that was
     /// kept for its request must not wait for it to read.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.paused != 0 || self.closing
+        self.paused != 0 || self.closing || self.zmtp.is_held()
     }
 
     /// Whether nothing more is read from it for now.
     pub(crate) fn is_held(&self) -> bool {
-        self.paused != 0 || self.slow || self.closing
+        self.paused != 0 || self.slow || self.closing || self.zmtp.is_held()
     }
 }

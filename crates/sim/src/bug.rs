@@ -33,11 +33,13 @@ pub enum Bug {
     CrossReordered,
     /// The shell does not say that a connection ended.
     UnnoticedEnd,
+    /// A heartbeat of a busy Paranoid Pirate worker counts as an offer, as in the old queues.
+    BusyBeat,
 }
 
 impl Bug {
     /// All of them, those of the engine first.
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 16] = [
         Bug::LostLease,
         Bug::DoubleOffer,
         Bug::WrongHead,
@@ -53,6 +55,7 @@ impl Bug {
         Bug::LostWakeUp,
         Bug::CrossReordered,
         Bug::UnnoticedEnd,
+        Bug::BusyBeat,
     ];
 
     /// The bug of this name.
@@ -61,10 +64,10 @@ impl Bug {
         Bug::ALL.into_iter().find(|bug| format!("{bug:?}").eq_ignore_ascii_case(name))
     }
 
-    /// Whether it is one of the engine's, rather than one of the shell or the seam between shards.
+    /// Whether it is one of the engine's, rather than one of the rooms around it.
     #[must_use]
     pub fn is_in_engine(self) -> bool {
-        !matches!(self, Bug::LostWakeUp | Bug::CrossReordered | Bug::UnnoticedEnd)
+        !matches!(self, Bug::LostWakeUp | Bug::CrossReordered | Bug::UnnoticedEnd | Bug::BusyBeat)
     }
 
     /// The engine's own name for it.
@@ -84,7 +87,9 @@ impl Bug {
             Bug::EndlessDeliveries => Planted::EndlessDeliveries,
             Bug::GhostOffers => Planted::GhostOffers,
             Bug::SilentDrop => Planted::SilentDrop,
-            Bug::LostWakeUp | Bug::CrossReordered | Bug::UnnoticedEnd => return None,
+            Bug::LostWakeUp | Bug::CrossReordered | Bug::UnnoticedEnd | Bug::BusyBeat => {
+                return None;
+            }
         })
     }
 }

@@ -156,6 +156,8 @@ impl<'a> World<'a> {
         #[cfg(feature = "planted")]
         if let Some(bug) = scenario.bug.and_then(Bug::in_engine) {
             houses.iter_mut().for_each(|shard| shard.plant(bug));
+        } else if scenario.bug == Some(Bug::BusyBeat) {
+            houses.iter_mut().for_each(Shard::plant_busy_beat);
         }
         let mut ledger = Ledger::new(scenario.seed, setting.large, SERVICES.len());
         setting.note_deliveries(&mut ledger);
@@ -205,7 +207,9 @@ impl<'a> World<'a> {
         }
         for i in 0..setting.workers {
             let service = if i < SERVICES.len() { i } else { self.rng.index(SERVICES.len()) };
-            kinds.push(Kind::Worker(Worker::some(&mut self.rng, service, beat, liveness)));
+            let pairs = &setting.shard.pairs;
+            let worker = Worker::some(&mut self.rng, service, beat, liveness, pairs);
+            kinds.push(Kind::Worker(worker));
         }
         for _ in 0..setting.noises {
             kinds.push(Kind::Noise(Noise::some(&mut self.rng)));
@@ -423,7 +427,13 @@ impl<'a> World<'a> {
 
     fn connect(&mut self, peer: usize) {
         let shard = self.rng.index(self.shards.len());
-        let dialect = sessions::Dialect { mdp02_service_frame: self.setting.names_service };
+        let speaks = match &self.peers[peer].kind {
+            Kind::Client(client) => client.speaks(),
+            Kind::Worker(worker) => worker.speaks(),
+            Kind::Noise(noise) => noise.speaks,
+        };
+        let mdp02_service_frame = self.setting.names_service;
+        let dialect = sessions::Dialect { speaks, mdp02_service_frame, door: 0 };
         let remote = self.peers[peer].remote;
         let refused = self.faulty && self.rng.chance(self.setting.refuse_percent);
         let opened =
@@ -653,7 +663,12 @@ impl<'a> World<'a> {
         let frames = self.ledger.open(LOCAL, service, Vec::new(), None, false);
         let mut body = Vec::new();
         put_message(&mut body, &frames);
-        let call = Call { service: Bytes::from_static(SERVICES[service]), body: body.into() };
+        let call = Call {
+            principal: engine::PrincipalId::HOUSE,
+            service: Bytes::from_static(SERVICES[service]),
+            body: body.into(),
+            fair_key: Bytes::new(),
+        };
         let id = self.shards[shard].call(self.now, call);
         self.calls.insert(id, Some(request));
         self.turn(shard)
@@ -713,7 +728,10 @@ impl<'a> World<'a> {
             }
             self.run_until(self.now + Span::from_millis(100))?;
         }
-        let text = self.unended().unwrap_or_default();
+        let mut text = self.unended().unwrap_or_default();
+        for shard in &self.shards {
+            text.extend(shard.engine().services().map(|view| show_service(&view)));
+        }
         Err(self.violation("liveness", text))
     }
 
@@ -755,16 +773,19 @@ impl<'a> World<'a> {
 
     /// Nobody wants anything: heartbeats and nothing else.
     fn quiet(&mut self) -> Result<(), Violation> {
-        let beat = self.setting.shard.heartbeat;
+        let shard = &self.setting.shard;
+        let beats = || shard.pairs.iter().map(|pair| pair.heartbeat).chain([shard.heartbeat]);
+        let (shortest, longest) = (beats().min(), beats().max());
+        let (shortest, longest) = (shortest.unwrap_or_default(), longest.unwrap_or_default());
         // Long enough for everything armed before to have fired, in some runs: they take long.
         let settles = self.rng.chance(5);
-        self.run_until(self.now + if settles { SETTLED } else { beat.times(4) })?;
+        self.run_until(self.now + if settles { SETTLED } else { longest.times(4) })?;
         if let Some(text) = self.unended() {
             return Err(self.violation("liveness", text));
         }
         let stale: usize = self.shards.iter().map(Shard::timers_len).sum();
         self.ticks = 0;
-        self.run_until(self.now + beat.times(10))?;
+        self.run_until(self.now + shortest.times(10))?;
         let connections: u64 = self.shards.iter().map(|s| s.counters().connections).sum();
         // A beat of a connection is one timer, which the wheel may move twice before it fires.
         let most = 40 * (connections + SERVICES.len() as u64) + 3 * stale as u64;

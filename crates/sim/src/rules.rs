@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use engine::{
-    Blob, Config, ConnId, Effect, Engine, Event, Out, Request, RequestId, ServiceConfig, Span,
-    Time, WhenFull,
+    Blob, Config, ConnId, Effect, Engine, Event, Out, PrincipalId, Request, RequestId,
+    ServiceConfig, Span, Time, WhenFull,
 };
 
 use crate::log::Log;
@@ -185,6 +185,7 @@ impl<'a> Stage<'a> {
         payload.resize(ask.bytes as usize, ask.number as u8);
         let event = Event::Request(Request {
             conn: ask.conn,
+            principal: PrincipalId::ANONYMOUS,
             service: Blob::Slice(NAMES[ask.service]),
             tag: ask.number,
             payload: Bytes::from(payload),
@@ -193,6 +194,8 @@ impl<'a> Stage<'a> {
             since: self.now,
             when_full: if ask.refuse_when_full { WhenFull::Refuse } else { WhenFull::Pause },
             needs_workers: ask.needs_workers,
+            first_frame: Blob::Slice(b""),
+            fair_key: Blob::Slice(b""),
             whole_replies: ask.whole_replies,
         });
         self.peers[peer].held_back = None;
@@ -223,7 +226,11 @@ impl<'a> Stage<'a> {
         let concurrency = if self.rng.chance(60) { 1 } else { self.rng.skewed(8) as u32 };
         let name = Blob::Slice(NAMES[service]);
         self.model.offer(self.now, conn, service, concurrency);
-        self.step("offer", Event::Offer { conn, service: name, concurrency }).map(drop)
+        self.step(
+            "offer",
+            Event::Offer { conn, principal: PrincipalId::ANONYMOUS, service: name, concurrency },
+        )
+        .map(drop)
     }
 
     fn answer(&mut self) -> Result<(), Violation> {
@@ -248,7 +255,7 @@ impl<'a> Stage<'a> {
         self.model.reply(self.now, conn, number, self.next_part, last);
         let body = self.next_part.to_le_bytes();
         let body = Blob::Slice(&body);
-        self.step("reply", Event::Reply { conn, request, body, last }).map(drop)
+        self.step("reply", Event::Reply { conn, request, body, last, failed: false }).map(drop)
     }
 
     fn withdraw(&mut self, peer: usize) -> Result<(), Violation> {
@@ -278,7 +285,7 @@ impl<'a> Stage<'a> {
         // The table of services is compared by the rules of the moment.
         config.service_idle = self.model.config.service_idle;
         self.model.configure(self.now, config.clone());
-        self.step("configure", Event::Configure(config)).map(drop)
+        self.step("configure", Event::Configure(Box::new(config))).map(drop)
     }
 
     /// A worker answers what it does not hold: somebody else's, what ended, what never was.
@@ -464,7 +471,11 @@ impl<'a> Stage<'a> {
         let conn = self.peers[peer].id;
         self.model.offer(self.now, conn, service, 2);
         let name = Blob::Slice(NAMES[service]);
-        self.step("offer", Event::Offer { conn, service: name, concurrency: 2 }).map(drop)
+        self.step(
+            "offer",
+            Event::Offer { conn, principal: PrincipalId::ANONYMOUS, service: name, concurrency: 2 },
+        )
+        .map(drop)
     }
 
     fn violation(&self, rule: &'static str, text: String) -> Violation {
@@ -508,9 +519,15 @@ impl Out for Recorder {
             // The number is looked up later: nothing in the effect carries it.
             Effect::Restart { to, request } => Told::Restart { to, request: request.as_u64() },
             Effect::Count { to, tag, workers, .. } => Told::Count { to, tag, workers },
+            Effect::Met { to, .. } => {
+                return self.broken.push(format!("{to:?} met somebody nobody asked for"));
+            }
             Effect::Expel { to, why: reason } => Told::Expel { to, why: why(reason) },
             Effect::Pause { to } => Told::Pause { to },
             Effect::Resume { to } => Told::Resume { to },
+            Effect::Alarm { service, .. } => {
+                return self.broken.push(format!("an alarm of {service:?} nobody wished"));
+            }
             Effect::Drained => Told::Drained,
         };
         self.told.push(told);
@@ -595,8 +612,6 @@ fn blame(must: &[Told], has: &[Told]) -> &'static str {
 
 fn some_config(rng: &mut Rng, ties: bool) -> Config {
     let service = |rng: &mut Rng| ServiceConfig {
-        // The model knows only lines that shed nobody for the wait of others.
-        aim: Span::MAX,
         max_deliveries: rng.pick(&[1, 2, 3, 3, 9]),
         queue_max: rng.pick(&[0, 1, 2, 5, 20, 1_000]),
         queue_bytes: rng.pick(&[64, 300, 2_000, 1 << 30]),
@@ -611,6 +626,8 @@ fn some_config(rng: &mut Rng, ties: bool) -> Config {
             Span::from_millis(rng.between(1, 800))
         },
         answer_refusals: rng.chance(50),
+        // The model knows only lines that shed nobody for the wait of others, and no valves.
+        ..ServiceConfig::default()
     };
     let mut config = Config { defaults: service(rng), ..Config::default() };
     config.by_name.insert(NAMES[0].into(), service(rng));

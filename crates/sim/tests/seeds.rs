@@ -16,7 +16,7 @@ thread_local! {
 /// Seeds of one test run, over all stages.
 const SEEDS: u64 = 3_000;
 /// Seeds in which a planted bug must be caught, for each stage.
-const SEEDS_TO_CATCH: u64 = 150;
+const SEEDS_TO_CATCH: u64 = 400;
 /// A bug is not looked for any longer when it was caught so often in a stage.
 const CATCHES_ENOUGH: u64 = 5;
 /// The rule that every panic breaks. Not a checker: a planted bug must break another one.

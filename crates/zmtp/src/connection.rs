@@ -3,14 +3,20 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use zeroize::Zeroizing;
+
+use crate::curve::{Random, Work, Worked};
 use crate::error::{Error, What, printable};
 use crate::frame::{
     COMMAND, CONTEXT_BYTES_MAX, FRAME_BYTES_RFC_MAX, Frames, Head, Header, MORE, Span, put_error,
     put_pong, read_header,
 };
 use crate::greeting::{GREETING_BYTES, Greeting, put_greeting, read_greeting};
-use crate::handshake::{Handshake, Mechanism, put_ready, read_ready, valid_identity};
+use crate::handshake::{Awaited, Mechanism, valid_identity};
+use crate::keys::{KeyPair, PublicKey};
 use crate::limits::Limits;
+use crate::secure::{Claim, Secure, Shaken};
+use crate::session::Opened;
 use crate::socket_type::SocketType;
 
 /// What all connections of one listener, or one client, have in common.
@@ -20,8 +26,8 @@ pub struct Config {
     pub socket_type: SocketType,
     /// What we announce as our identity, if anything; [`valid_identity`] must hold.
     pub identity: Option<Box<[u8]>>,
-    /// The one mechanism we speak.
-    pub mechanism: Mechanism,
+    /// The one mechanism we speak, in our role.
+    pub security: Security,
     /// What a peer may send.
     pub limits: Limits,
 }
@@ -32,18 +38,92 @@ impl Config {
         Config {
             socket_type,
             identity: None,
-            mechanism: Mechanism::default(),
+            security: Security::default(),
             limits: Limits::default(),
+        }
+    }
+}
+
+/// A mechanism and our role in it.
+#[derive(Clone, Default)]
+pub enum Security {
+    /// Nobody is asked anything; both roles are the same.
+    #[default]
+    Null,
+    /// Asks for a name and a password ([`Connection::claim`]).
+    PlainServer,
+    /// Gives a name and a password, each of at most 255 octets.
+    PlainClient {
+        /// The name.
+        username: Box<str>,
+        /// The password.
+        password: Zeroizing<Box<str>>,
+    },
+    /// Proves that it has these keys, and asks for the peer's ([`Connection::claim`]).
+    CurveServer(KeyPair),
+    /// Talks to nobody but the server with that key.
+    CurveClient {
+        /// The server's key.
+        server: PublicKey,
+        /// Ours.
+        keys: KeyPair,
+    },
+}
+
+impl core::fmt::Debug for Security {
+    /// Without secrets.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Security::Null => f.write_str("Null"),
+            Security::PlainServer => f.write_str("PlainServer"),
+            Security::PlainClient { username, .. } => {
+                f.debug_tuple("PlainClient").field(username).finish()
+            }
+            Security::CurveServer(keys) => {
+                f.debug_tuple("CurveServer").field(keys.public()).finish()
+            }
+            Security::CurveClient { server, keys } => {
+                f.debug_tuple("CurveClient").field(server).field(keys.public()).finish()
+            }
+        }
+    }
+}
+
+impl Security {
+    /// The mechanism.
+    pub fn mechanism(&self) -> Mechanism {
+        match self {
+            Security::Null => Mechanism::Null,
+            Security::PlainServer | Security::PlainClient { .. } => Mechanism::Plain,
+            Security::CurveServer(_) | Security::CurveClient { .. } => Mechanism::Curve,
+        }
+    }
+
+    fn is_server(&self) -> bool {
+        matches!(self, Security::PlainServer | Security::CurveServer(_))
+    }
+
+    fn is_valid(&self) -> bool {
+        match self {
+            Security::PlainClient { username, password } => {
+                username.len() <= 255 && password.len() <= 255
+            }
+            Security::Null
+            | Security::PlainServer
+            | Security::CurveServer(_)
+            | Security::CurveClient { .. } => true,
         }
     }
 }
 
 /// One connection, of either side. The same [`Config`] must be given to all calls. After an error
 /// nothing more may be asked of it: flush `out` and close.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Connection {
     /// The peer's; empty before READY and if it has none.
     identity: Box<[u8]>,
+    /// What PLAIN and CURVE remember.
+    secure: Option<Box<Secure>>,
     /// The peer's; set by READY.
     socket_type: Option<SocketType>,
     /// The peer's; 0 before its greeting, `u8::MAX` if its major version is above 3.
@@ -54,16 +134,20 @@ pub struct Connection {
 }
 
 /// There may be 100,000 of these.
-const _: () = assert!(size_of::<Connection>() <= 3 * size_of::<usize>());
+const _: () = assert!(size_of::<Connection>() <= 4 * size_of::<usize>());
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Phase {
     /// The peer's greeting is awaited.
     Greeting,
-    /// The greeting was accepted; the mechanism is at work.
-    Handshake(Handshake),
+    /// The greeting was accepted; the mechanism waits for the peer.
+    Handshake(Awaited),
+    /// The mechanism waits for the caller: to do its work, or to judge the peer's claim.
+    Held,
     /// Messages and commands.
     Ready,
+    /// Messages and commands, each in a box.
+    Sealed,
 }
 
 /// What is known of the peer.
@@ -116,6 +200,12 @@ pub enum Step {
 pub enum Event {
     /// The handshake is through: the peer is known, and messages may be sent.
     Ready,
+    /// The handshake cannot go on before [`Connection::take_work`] was done and its result given to
+    /// [`Connection::finish`]. Until then nothing more is looked at.
+    Work,
+    /// The peer says who it is: answer [`Connection::claim`] with [`Connection::admit`] or
+    /// [`Connection::deny`]. Until then nothing more is looked at.
+    Claim,
     /// The peer asked for a sign of life; the PONG is already in `out`.
     Ping {
         /// Tenths of a second of silence after which the peer asks to be hung up on; 0 means never.
@@ -129,15 +219,17 @@ impl Connection {
     /// A new connection; writes our 64-octet greeting to `out`.
     ///
     /// # Panics
-    /// If the configured identity is not a [`valid_identity`].
+    /// If the configured identity is not a [`valid_identity`], or a name or password is too long.
     pub fn new(config: &Config, out: &mut Vec<u8>) -> Connection {
         assert!(
             config.identity.as_deref().is_none_or(valid_identity),
             "our own identity is invalid"
         );
-        put_greeting(out, config.mechanism);
+        assert!(config.security.is_valid(), "a name and a password have at most 255 octets");
+        put_greeting(out, config.security.mechanism(), config.security.is_server());
         Connection {
             identity: Box::default(),
+            secure: None,
             socket_type: None,
             minor: 0,
             phase: Phase::Greeting,
@@ -148,7 +240,94 @@ impl Connection {
     /// Whether messages may be sent and received.
     #[inline]
     pub fn is_ready(&self) -> bool {
-        self.phase == Phase::Ready
+        matches!(self.phase, Phase::Ready | Phase::Sealed)
+    }
+
+    /// Whether what is sent must be given to [`seal`](Connection::seal) first, and the handshake is
+    /// through.
+    #[inline]
+    pub fn is_sealed(&self) -> bool {
+        self.phase == Phase::Sealed
+    }
+
+    /// Whether it waits for work to be done or a claim to be judged.
+    pub fn is_held(&self) -> bool {
+        self.phase == Phase::Held
+    }
+
+    /// What [`Event::Work`] spoke of, once.
+    pub fn take_work(&mut self) -> Option<Work> {
+        self.secure.as_mut()?.take_work()
+    }
+
+    /// Takes in what came of the work.
+    ///
+    /// # Errors
+    /// As [`next`](Connection::next).
+    pub fn finish(
+        &mut self,
+        config: &Config,
+        worked: Worked,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Event>, Error> {
+        let shaken = Secure::finish(self.secure.take(), worked, config, out);
+        self.settle(shaken).map_err(|error| refuse(error, out))
+    }
+
+    /// Does the work at once, for callers that may take a tenth of a millisecond for it.
+    ///
+    /// # Errors
+    /// As [`next`](Connection::next).
+    pub fn work(
+        &mut self,
+        config: &Config,
+        random: Random<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Event>, Error> {
+        match self.take_work() {
+            Some(work) => self.finish(config, work.run(config, random), out),
+            None => Ok(None),
+        }
+    }
+
+    /// Who the peer says it is, from [`Event::Claim`] to the judgement.
+    pub fn claim(&self) -> Option<Claim<'_>> {
+        self.secure.as_ref()?.claim()
+    }
+
+    /// The peer is whom it claims to be, and may come in.
+    pub fn admit(&mut self, config: &Config, out: &mut Vec<u8>) -> Option<Event> {
+        let claimed = self.secure.take()?;
+        let shaken = claimed.admit(config, out);
+        // Its properties were judged before it was asked for.
+        self.settle(shaken).ok().flatten()
+    }
+
+    /// The peer may not come in: it is told so, and the connection is over.
+    pub fn deny(&mut self, out: &mut Vec<u8>) -> Error {
+        let who = match self.claim() {
+            Some(Claim::Plain { username, .. }) => printable(username),
+            Some(Claim::Curve(key)) => alloc::format!("{key}").into(),
+            None => "nobody".into(),
+        };
+        refuse(Error::Denied { who }, out)
+    }
+
+    /// Seals whole frames, as they would be sent without CURVE, for a connection that
+    /// [`is_sealed`](Connection::is_sealed). They must be sent in the order in which they were
+    /// sealed.
+    pub fn seal(&mut self, frames: &[u8], out: &mut Vec<u8>) {
+        if let Some(session) = self.secure.as_mut().and_then(|secure| secure.session()) {
+            session.seal(frames, out);
+        }
+    }
+
+    /// The message of `len` octets that [`next`](Connection::next) just gave stays at the start of
+    /// the buffer, to be given again.
+    pub fn hand_back(&mut self, len: usize) {
+        if let Some(session) = self.secure.as_mut().and_then(|secure| secure.session()) {
+            session.handed_back(len);
+        }
     }
 
     /// What is known of the peer.
@@ -189,7 +368,9 @@ impl Connection {
         frames.spans.clear();
         let step = match self.phase {
             Phase::Ready => self.next_in_traffic(config, buf, frames, out),
-            Phase::Handshake(awaited) => self.next_in_handshake(config, buf, awaited),
+            Phase::Sealed => self.next_sealed(config, buf, frames, out),
+            Phase::Held => Ok(Step::More { need: buf.len() + 1 }),
+            Phase::Handshake(awaited) => self.next_in_handshake(config, buf, awaited, out),
             Phase::Greeting => return self.next_in_greeting(config, buf, out),
         };
         match step {
@@ -254,24 +435,18 @@ impl Connection {
     ) -> Result<Step, Error> {
         let end = end_of(header, What::Command, u64::from(config.limits.command_bytes_max))?;
         let Some(body) = buf.get(header.start..end) else { return Ok(Step::More { need: end }) };
-        let (name, data) = split_command(body)?;
-        let event = match name {
-            b"PING" => {
-                let (ttl, context) = data
-                    .split_first_chunk::<2>()
-                    .ok_or(Error::BadCommand { what: "a PING without a TTL" })?;
-                check_context(context)?;
-                put_pong(out, context);
-                Some(Event::Ping { ttl_deciseconds: u16::from_be_bytes(*ttl) })
-            }
-            b"PONG" => {
-                check_context(data)?;
-                Some(Event::Pong)
-            }
-            b"ERROR" => return Err(peer_error(data)),
-            b"READY" => return Err(Error::Unexpected { what: "second READY" }),
-            _ => None,
-        };
+        let event = on_command(body, out)?;
+        self.close_over(buf, pos, end, event)
+    }
+
+    /// Drops a command that ends at `end`, behind `pos` octets of an unfinished message.
+    fn close_over(
+        &mut self,
+        buf: &mut [u8],
+        pos: usize,
+        end: usize,
+        event: Option<Event>,
+    ) -> Result<Step, Error> {
         if pos == 0 {
             return Ok(Step::Skip { len: end, event });
         }
@@ -289,12 +464,74 @@ impl Connection {
         Ok(Step::Cut { len, event })
     }
 
+    /// As `next_in_traffic`, where each frame is in a box: frames are opened as long as they are
+    /// there, and a message is given out once all of it is plain.
+    fn next_sealed(
+        &mut self,
+        config: &Config,
+        buf: &mut [u8],
+        frames: &mut Frames,
+        out: &mut Vec<u8>,
+    ) -> Result<Step, Error> {
+        let mut skip = 0;
+        loop {
+            let Some(session) = self.secure.as_mut().and_then(|secure| secure.session()) else {
+                return Err(Error::Unexpected { what: "message without a session" });
+            };
+            let stop = session.is_whole || session.is_long();
+            if skip > 0 && stop {
+                return Ok(Step::Skip { len: skip, event: None });
+            }
+            if session.is_whole {
+                let len = session.plain;
+                session.handed_out();
+                self.cuts = 0;
+                let mut pos = 0;
+                while let Head::Whole(header) = read_header(&buf[..len], pos)? {
+                    let end = header.start + header.len as usize;
+                    frames.spans.push(Span { start: header.start, end });
+                    pos = end;
+                }
+                return Ok(Step::Message { len });
+            }
+            match session.open(&config.limits, &mut buf[skip..])? {
+                Opened::More { .. } if skip > 0 => {
+                    return Ok(Step::Skip { len: skip, event: None });
+                }
+                Opened::More { need } => return Ok(Step::More { need }),
+                Opened::Frame { gap, at_end: false } => skip += gap,
+                Opened::Frame { gap, at_end: true } => {
+                    return Ok(Step::Cut { len: gap, event: None });
+                }
+                Opened::Command { body, end } => {
+                    let pos = session.plain;
+                    let event = on_command(&buf[skip..][body], out)?;
+                    let step = self.close_over(&mut buf[skip..], pos, end, event)?;
+                    return Ok(match step {
+                        Step::Skip { len, event } => Step::Skip { len: skip + len, event },
+                        // Only the plain frames were moved so far; they are few if `skip` is not 0.
+                        Step::Cut { len, event } => {
+                            if skip > 0 {
+                                let kept = buf.len() - len;
+                                buf.copy_within(skip..kept, skip + len);
+                                return Ok(Step::Skip { len: skip + len, event });
+                            }
+                            Step::Cut { len, event }
+                        }
+                        other @ (Step::More { .. } | Step::Message { .. }) => other,
+                    });
+                }
+            }
+        }
+    }
+
     #[cold]
     fn next_in_handshake(
         &mut self,
         config: &Config,
         buf: &[u8],
-        awaited: Handshake,
+        awaited: Awaited,
+        out: &mut Vec<u8>,
     ) -> Result<Step, Error> {
         let header = match read_header(buf, 0)? {
             Head::Whole(header) => header,
@@ -306,22 +543,35 @@ impl Connection {
         if header.flags & COMMAND == 0 {
             return Err(EARLY_MESSAGE);
         }
-        let end = end_of(header, What::Command, u64::from(config.limits.command_bytes_max))?;
+        let limit = awaited.command_bytes_max(config.limits.command_bytes_max);
+        let end = end_of(header, What::Command, u64::from(limit))?;
         let Some(body) = buf.get(header.start..end) else { return Ok(Step::More { need: end }) };
         let (name, data) = split_command(body)?;
         if name == b"ERROR" {
             return Err(peer_error(data));
         }
-        match awaited {
-            Handshake::NullReady if name == b"READY" => {
-                let metadata = read_ready(data, config.socket_type)?;
+        if name != awaited.name() {
+            return Err(Error::Unexpected { what: "command before READY" });
+        }
+        let shaken = Secure::next(self.secure.take(), awaited, config, data, out);
+        Ok(Step::Skip { len: end, event: self.settle(shaken)? })
+    }
+
+    /// Takes in what came of a step of the handshake.
+    fn settle(&mut self, shaken: Result<Shaken, Error>) -> Result<Option<Event>, Error> {
+        let (phase, secure, event) = match shaken? {
+            Shaken::Awaits(awaited, secure) => (Phase::Handshake(awaited), secure, None),
+            Shaken::Works(secure) => (Phase::Held, Some(secure), Some(Event::Work)),
+            Shaken::Claims(secure) => (Phase::Held, Some(secure), Some(Event::Claim)),
+            Shaken::Through(metadata, session) => {
                 self.socket_type = Some(metadata.socket_type);
                 self.identity = metadata.identity;
-                self.phase = Phase::Ready;
-                Ok(Step::Skip { len: end, event: Some(Event::Ready) })
+                let phase = if session.is_some() { Phase::Sealed } else { Phase::Ready };
+                (phase, session, Some(Event::Ready))
             }
-            Handshake::NullReady => Err(Error::Unexpected { what: "command before READY" }),
-        }
+        };
+        (self.phase, self.secure) = (phase, secure);
+        Ok(event)
     }
 
     #[cold]
@@ -331,15 +581,12 @@ impl Connection {
         buf: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<Step, Error> {
-        match read_greeting(buf, config.mechanism)? {
+        match read_greeting(buf, config.security.mechanism())? {
             Greeting::Partial { need } => Ok(Step::More { need }),
             Greeting::Whole { minor } => {
                 self.minor = minor;
-                self.phase = Phase::Handshake(config.mechanism.handshake());
-                match config.mechanism {
-                    Mechanism::Null => put_ready(out, config),
-                }
-                Ok(Step::Skip { len: GREETING_BYTES, event: None })
+                let event = self.settle(Ok(Secure::begin(config, out)))?;
+                Ok(Step::Skip { len: GREETING_BYTES, event })
             }
         }
     }
@@ -381,6 +628,28 @@ fn end_of(header: Header, what: What, limit: u64) -> Result<usize, Error> {
     Err(Error::TooLarge { what, limit, got: header.len })
 }
 
+/// What a command in the traffic means.
+fn on_command(body: &[u8], out: &mut Vec<u8>) -> Result<Option<Event>, Error> {
+    let (name, data) = split_command(body)?;
+    match name {
+        b"PING" => {
+            let (ttl, context) = data
+                .split_first_chunk::<2>()
+                .ok_or(Error::BadCommand { what: "a PING without a TTL" })?;
+            check_context(context)?;
+            put_pong(out, context);
+            Ok(Some(Event::Ping { ttl_deciseconds: u16::from_be_bytes(*ttl) }))
+        }
+        b"PONG" => {
+            check_context(data)?;
+            Ok(Some(Event::Pong))
+        }
+        b"ERROR" => Err(peer_error(data)),
+        b"READY" => Err(Error::Unexpected { what: "second READY" }),
+        _ => Ok(None),
+    }
+}
+
 /// A command's name and data.
 fn split_command(body: &[u8]) -> Result<(&[u8], &[u8]), Error> {
     let (&name_bytes, rest) = body.split_first().ok_or(Error::BadCommand { what: "empty" })?;
@@ -411,7 +680,7 @@ fn peer_error(data: &[u8]) -> Error {
 #[cold]
 fn refuse(error: Error, out: &mut Vec<u8>) -> Error {
     if !matches!(error, Error::PeerError { .. }) {
-        put_error(out, error.kind());
+        put_error(out, error.reason());
     }
     error
 }

@@ -99,6 +99,27 @@ pub enum Error {
     /// Identity Property").
     #[error("bad identity: at most 255 octets, the first not zero")]
     BadIdentity,
+    /// A command of PLAIN or CURVE is malformed (RFC 24, RFC 26).
+    #[error("bad handshake: {what}")]
+    BadHandshake {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A box was sealed with other keys than it should be, or changed on its way (RFC 26).
+    #[error("cannot open the box of {what}")]
+    BadBox {
+        /// Which box, and what that may mean.
+        what: &'static str,
+    },
+    /// A nonce that is not above the one before it: something was replayed (RFC 26).
+    #[error("a nonce that does not grow: a replay")]
+    Nonce,
+    /// The peer is not whom it claims to be, or nobody who may come in.
+    #[error("the peer may not come in: {who}")]
+    Denied {
+        /// Who it claimed to be.
+        who: Box<str>,
+    },
     /// Something well-formed came at the wrong time.
     #[error("unexpected {what}")]
     Unexpected {
@@ -115,7 +136,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// A short stable name for metrics and logs, and the reason the peer is given.
+    /// The reason the peer is given in ERROR: the kind, but for [`Error::Denied`] the status code
+    /// of RFC 27 that libzmq's peers know what to do with.
+    pub fn reason(&self) -> &'static str {
+        if matches!(self, Error::Denied { .. }) { "400" } else { self.kind() }
+    }
+
+    /// A short stable name for metrics and logs.
     pub fn kind(&self) -> &'static str {
         match self {
             Error::NotZmtp => "not_zmtp",
@@ -131,6 +158,10 @@ impl Error {
             Error::BadCommand { .. } => "bad_command",
             Error::BadReady { .. } => "bad_ready",
             Error::BadIdentity => "bad_identity",
+            Error::BadHandshake { .. } => "bad_handshake",
+            Error::BadBox { .. } => "bad_box",
+            Error::Nonce => "bad_nonce",
+            Error::Denied { .. } => "denied",
             Error::Unexpected { .. } => "unexpected",
             Error::PeerError { .. } => "peer_error",
         }

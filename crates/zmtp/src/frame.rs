@@ -203,8 +203,13 @@ pub(crate) fn put_command(out: &mut Vec<u8>, name: &[u8], parts: &[&[u8]]) {
     }
 }
 
+/// Octets of the header of a frame whose payload has `payload_len`.
+pub(crate) fn header_bytes(payload_len: usize) -> usize {
+    if payload_len <= usize::from(u8::MAX) { 2 } else { 9 }
+}
+
 #[inline]
-fn put_any_header(out: &mut Vec<u8>, flags: u8, len: usize) {
+pub(crate) fn put_any_header(out: &mut Vec<u8>, flags: u8, len: usize) {
     match u8::try_from(len) {
         Ok(short) => out.extend_from_slice(&[flags, short]),
         Err(_) => {

@@ -17,12 +17,16 @@ const MINOR: u8 = 1;
 /// Where the mechanism stands, null-padded.
 const MECHANISM: core::ops::Range<usize> = 12..32;
 
-/// Writes our greeting. `as-server` and the filler are zero: NULL knows no roles.
-pub(crate) fn put_greeting(out: &mut Vec<u8>, mechanism: Mechanism) {
+/// Where `as-server` stands: 1 for the side that asks who the other one is.
+const AS_SERVER: usize = 32;
+
+/// Writes our greeting. The filler is zero.
+pub(crate) fn put_greeting(out: &mut Vec<u8>, mechanism: Mechanism, as_server: bool) {
     let start = out.len();
     out.extend_from_slice(&[0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0x7f, MAJOR, MINOR]);
     out.extend_from_slice(mechanism.name().as_bytes());
     out.resize(start + GREETING_BYTES, 0);
+    out[start + AS_SERVER] = u8::from(as_server);
 }
 
 /// What a peer's greeting came to so far.
@@ -34,8 +38,8 @@ pub(crate) enum Greeting {
 }
 
 /// Judges as much of a greeting as has arrived, refusing at the first octet that cannot be ours.
-/// Padding, `as-server` and filler are not looked at: the RFC forbids it for the first and 3.1
-/// peers owe nothing else.
+/// Padding, `as-server` and filler are not looked at: the RFC forbids it for the first, and libzmq
+/// says 0 in both roles. Two servers, or two clients, fail at the first command instead.
 pub(crate) fn read_greeting(buf: &[u8], mechanism: Mechanism) -> Result<Greeting, Error> {
     let Some(&first) = buf.first() else { return Ok(Greeting::Partial { need: 1 }) };
     if first != 0xff {

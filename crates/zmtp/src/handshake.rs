@@ -1,4 +1,5 @@
-//! READY and its properties (RFC 37, "The NULL Security Mechanism" and "Connection Metadata").
+//! What handshakes say: READY and its properties (RFC 37, "The NULL Security Mechanism" and
+//! "Connection Metadata"), and the words of PLAIN (RFC 24).
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -14,6 +15,10 @@ pub enum Mechanism {
     /// Not at all.
     #[default]
     Null,
+    /// By a name and a password that everybody on the way can read (RFC 24).
+    Plain,
+    /// By keys, and all traffic is sealed (RFC 25, RFC 26).
+    Curve,
 }
 
 impl Mechanism {
@@ -21,26 +26,57 @@ impl Mechanism {
     pub fn name(self) -> &'static str {
         match self {
             Mechanism::Null => "NULL",
-        }
-    }
-
-    /// Where the handshake starts once the peer's greeting was accepted.
-    pub(crate) fn handshake(self) -> Handshake {
-        match self {
-            Mechanism::Null => Handshake::NullReady,
+            Mechanism::Plain => "PLAIN",
+            Mechanism::Curve => "CURVE",
         }
     }
 }
 
-/// What the handshake waits for. PLAIN's and CURVE's steps belong here; whatever state they carry
-/// goes into a box, so that a connection that is through pays nothing for it.
+/// The command the handshake waits for. Whatever else it must remember is in a box, so that a
+/// connection that is through pays nothing for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Handshake {
+pub(crate) enum Awaited {
     /// NULL: our READY is written, the peer's is awaited.
     NullReady,
+    PlainHello,
+    PlainWelcome,
+    PlainInitiate,
+    PlainReady,
+    CurveHello,
+    CurveWelcome,
+    CurveInitiate,
+    CurveReady,
 }
 
-/// What the peer's READY said about it.
+impl Awaited {
+    /// The only command there may be beside ERROR.
+    pub(crate) fn name(self) -> &'static [u8] {
+        match self {
+            Awaited::NullReady | Awaited::PlainReady | Awaited::CurveReady => b"READY",
+            Awaited::PlainHello | Awaited::CurveHello => b"HELLO",
+            Awaited::PlainWelcome | Awaited::CurveWelcome => b"WELCOME",
+            Awaited::PlainInitiate | Awaited::CurveInitiate => b"INITIATE",
+        }
+    }
+
+    /// Most octets in the body of a command now. Strangers are given little room.
+    pub(crate) fn command_bytes_max(self, limit: u32) -> u32 {
+        match self {
+            Awaited::NullReady => limit,
+            // Two names of 255 octets and their lengths.
+            Awaited::PlainHello => limit.min(6 + 2 * 256),
+            // An ERROR with the longest reason is longer than either.
+            Awaited::PlainWelcome | Awaited::CurveHello | Awaited::CurveWelcome => limit.min(262),
+            Awaited::PlainInitiate
+            | Awaited::PlainReady
+            | Awaited::CurveInitiate
+            | Awaited::CurveReady => limit.min(METADATA_BYTES_MAX),
+        }
+    }
+}
+
+/// What the peer's properties said about it.
+#[derive(Clone, Debug)]
 pub(crate) struct Metadata {
     pub(crate) socket_type: SocketType,
     /// Empty if none was announced or the socket type has none.
@@ -53,18 +89,38 @@ pub fn valid_identity(identity: &[u8]) -> bool {
     identity.len() <= IDENTITY_BYTES_MAX && identity.first() != Some(&0)
 }
 
-/// Writes our READY.
-pub(crate) fn put_ready(out: &mut Vec<u8>, config: &Config) {
+/// Our properties.
+pub(crate) fn properties(config: &Config) -> Vec<u8> {
     let mut properties = Vec::new();
     put_property(&mut properties, SOCKET_TYPE, config.socket_type.as_bytes());
     if let Some(identity) = &config.identity {
         put_property(&mut properties, IDENTITY, identity);
     }
-    put_command(out, b"READY", &[&properties]);
+    properties
 }
 
-/// Reads the property list of a READY and judges it. Properties we do not know are skipped.
-pub(crate) fn read_ready(mut list: &[u8], ours: SocketType) -> Result<Metadata, Error> {
+/// Writes our READY.
+pub(crate) fn put_ready(out: &mut Vec<u8>, config: &Config) {
+    put_command(out, b"READY", &[&properties(config)]);
+}
+
+/// Writes a PLAIN client's HELLO.
+pub(crate) fn put_plain_hello(out: &mut Vec<u8>, username: &str, password: &str) {
+    let lengths = [username.len() as u8, password.len() as u8];
+    let (name, word) = (username.as_bytes(), password.as_bytes());
+    put_command(out, b"HELLO", &[&lengths[..1], name, &lengths[1..], word]);
+}
+
+/// The name and the password in a PLAIN client's HELLO.
+pub(crate) fn read_plain_hello(data: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&len, rest) = data.split_first()?;
+    let (username, rest) = rest.split_at_checked(usize::from(len))?;
+    let (&len, password) = rest.split_first()?;
+    (password.len() == usize::from(len)).then_some((username, password))
+}
+
+/// Reads a property list and judges it. Properties we do not know are skipped.
+pub(crate) fn read_properties(mut list: &[u8], ours: SocketType) -> Result<Metadata, Error> {
     let mut socket_type = None;
     let mut identity = None;
     while !list.is_empty() {
@@ -117,6 +173,9 @@ fn take_property<'a>(list: &mut &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Error>
 
 /// The identity's length is bounded by the grammar, not by a limit of ours.
 const IDENTITY_BYTES_MAX: usize = 255;
+
+/// A socket type, an identity, and room for what others add.
+const METADATA_BYTES_MAX: u32 = 4 << 10;
 
 const SOCKET_TYPE: &[u8] = b"Socket-Type";
 const IDENTITY: &[u8] = b"Identity";

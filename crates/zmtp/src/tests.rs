@@ -19,6 +19,7 @@ mod frames;
 mod handshake;
 mod limits;
 mod properties;
+mod secure;
 
 /// What a whole conversation came to, however its bytes were cut.
 #[derive(Clone, Debug, Eq, PartialEq)]

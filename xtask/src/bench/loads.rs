@@ -8,11 +8,11 @@ use super::process::{Broker, Placement, Programs};
 use super::report::{Report, median};
 
 /// One run of one scenario on one broker.
-struct Run {
-    rate: f64,
-    p50_us: f64,
+pub(super) struct Run {
+    pub(super) rate: f64,
+    pub(super) p50_us: f64,
     p99_us: f64,
-    broker_us: f64,
+    pub(super) broker_us: f64,
     load_us: f64,
     rss_max: f64,
 }
@@ -166,27 +166,30 @@ fn alternate(
     let (mut own, mut peer) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
         let broker = Broker::maitred(programs, placement)?;
-        own.push(run_once(programs, load.name, &broker, placement)?);
+        own.push(run_once(programs, load.name, &broker, placement, &[])?);
         drop(broker);
         if load.own_bars.is_none() {
             let broker = Broker::baseline(programs, placement)?;
-            peer.push(run_once(programs, load.name, &broker, placement)?);
+            peer.push(run_once(programs, load.name, &broker, placement, &[])?);
         }
     }
     Ok((own, Some(peer).filter(|runs| !runs.is_empty())))
 }
 
-fn run_once(
+/// One run of a scenario on a broker; `more` goes to the load as it is.
+pub(super) fn run_once(
     programs: &Programs,
     name: &str,
     broker: &Broker,
     placement: Placement,
+    more: &[&str],
 ) -> Result<Run, String> {
     let output = placement
         .command(&programs.maitred)
         .args(["bench", "--json", "--scenario", name])
         .args(["--mdp", &format!("tcp://{}", broker.address)])
         .args(["--pid", &broker.pid().to_string()])
+        .args(more)
         .stderr(Stdio::inherit())
         .output()
         .map_err(|error| format!("cannot run the load: {error}"))?;

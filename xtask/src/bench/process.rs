@@ -57,6 +57,29 @@ impl Broker {
         Broker::start(command)
     }
 
+    /// One that speaks CURVE, as `config` says.
+    pub(super) fn maitred_with(
+        programs: &Programs,
+        placement: Placement,
+        config: &Path,
+    ) -> Result<Broker, String> {
+        let mut command = placement.command(&programs.maitred);
+        command.args(["serve", "--mdp", "tcp://127.0.0.1:0", "--http", "off", "-c"]).arg(config);
+        command.env("MAITRED_LOG", "error");
+        Broker::start(command)
+    }
+
+    /// The baseline with CURVE, of which `key` is the secret key.
+    pub(super) fn baseline_with(
+        programs: &Programs,
+        placement: Placement,
+        key: &str,
+    ) -> Result<Broker, String> {
+        let mut command = placement.command(&programs.baseline);
+        command.args(["tcp://127.0.0.1:*", key]);
+        Broker::start(command)
+    }
+
     fn start(mut command: Command) -> Result<Broker, String> {
         let name = format!("{:?}", command.get_program());
         let cannot = |error: &dyn std::fmt::Display| format!("cannot start {name}: {error}");

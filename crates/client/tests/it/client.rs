@@ -396,3 +396,19 @@ async fn requests_no_broker_would_take_are_not_sent() {
     assert_eq!(soon(client.call("echo", large)).await, Err(error));
     assert_eq!(client.calls_in_flight(), 0);
 }
+
+#[tokio::test]
+async fn a_client_of_a_paranoid_pirate_queue_has_one_call_at_a_time() {
+    let broker = Broker::start().await;
+    let client = Client::builder([broker.endpoint()]).protocol(Protocol::Ppp).connect().unwrap();
+    let (first, second) = (client.call("echo", "1"), client.call("echo", "2"));
+    let script = async {
+        let mut peer = broker.accept().await;
+        for (request, reply) in [("∅|1", "one"), ("∅|2", "two")] {
+            assert_eq!(peer.hear().await, request);
+            peer.send(&[b"", reply.as_bytes()]).await;
+        }
+    };
+    let (first, second, ()) = soon(async { tokio::join!(biased; first, second, script) }).await;
+    assert_eq!((first.unwrap(), second.unwrap()), ("one".into(), "two".into()));
+}

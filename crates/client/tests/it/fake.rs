@@ -84,7 +84,7 @@ impl Peer {
     pub(crate) async fn hear_work(&mut self) -> String {
         loop {
             let heard = self.hear().await;
-            if ![r"MDPW02|\x05", r"∅|MDPW01|\x04"].contains(&&heard[..]) {
+            if ![r"MDPW02|\x05", r"∅|MDPW01|\x04", r"\x02"].contains(&&heard[..]) {
                 return heard;
             }
         }
@@ -167,6 +167,7 @@ impl Peer {
                         Some(Event::Ping { .. }) => self.pings += 1,
                         Some(Event::Pong) => self.pongs += 1,
                         Some(Event::Ready) | None => (),
+                        Some(Event::Work | Event::Claim) => panic!("NULL takes no work"),
                     }
                     self.flush().await;
                     return Some(None);

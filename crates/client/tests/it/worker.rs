@@ -358,3 +358,77 @@ async fn a_dropped_worker_takes_leave_and_drops_its_handlers() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_paranoid_pirate_worker_registers_and_serves() {
+    let broker = Broker::start().await;
+    let builder = Worker::builder(broker.endpoint()).protocol(Protocol::Ppp);
+    let join = async |request: Request| {
+        request.partial(request.body.clone()).await.unwrap();
+        Ok::<_, Infallible>("end")
+    };
+    let worker = builder.serve("whatever", 8, join).unwrap();
+    let mut peer = broker.accept().await;
+    assert_eq!(peer.hear().await, r"\x01");
+    soon(worker.connected()).await;
+    peer.send(&[b"\x02"]).await;
+    peer.send(&[b"c1", b"", b"a"]).await;
+    assert_eq!(peer.hear_work().await, "c1|∅|a|end");
+    // Behind proxies there are several addresses; all of them come back.
+    peer.send(&[b"c1", b"hop", b"", b"a", b"", b"c"]).await;
+    assert_eq!(peer.hear_work().await, "c1|hop|∅|a|∅|c|end");
+    // There is no goodbye.
+    let (cut_off, ()) = tokio::join!(soon(worker.stop(Duration::from_secs(30))), async {
+        assert_eq!(peer.hear_work().await, "the end");
+        drop(peer);
+    });
+    assert_eq!(cut_off, 0);
+}
+
+#[tokio::test]
+async fn a_paranoid_pirate_worker_is_silent_while_it_works() {
+    let broker = Broker::start().await;
+    let (gate, mut starts, handler) = gated();
+    let builder = Worker::builder(broker.endpoint()).protocol(Protocol::Ppp);
+    let builder = builder.heartbeat(Duration::from_millis(20), 3);
+    let worker = builder.serve("echo", 1, handler).unwrap();
+    // It knows no PING, so nothing but its silence could be held against it.
+    let mut peer = broker.accept_speaking(0).await;
+    assert_eq!(peer.hear().await, r"\x01");
+    assert_eq!(peer.hear().await, r"\x02");
+    peer.send(&[b"c1", b"", b"x"]).await;
+    soon(starts.recv()).await.unwrap();
+    // Far longer than it bears silence when it is idle.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    gate.add_permits(1);
+    let mut beats = 0;
+    loop {
+        match &peer.hear().await[..] {
+            r"\x02" => beats += 1,
+            heard => break assert_eq!(heard, "c1|∅|x"),
+        }
+    }
+    // Some may have been under way when the request came.
+    assert!(beats <= 3, "{beats} heartbeats of a busy worker");
+    assert_eq!(worker.status().connections, 1);
+    assert_eq!(peer.hear().await, r"\x02");
+}
+
+#[tokio::test]
+async fn a_paranoid_pirate_worker_gives_a_silent_queue_up_and_comes_back() {
+    let broker = Broker::start().await;
+    let builder = Worker::builder(broker.endpoint()).protocol(Protocol::Ppp);
+    let builder = builder.heartbeat(Duration::from_millis(20), 3);
+    let worker = builder.serve("echo", 1, echo).unwrap();
+    let mut peer = broker.accept().await;
+    assert_eq!(peer.hear().await, r"\x01");
+    assert_eq!(peer.hear_work().await, "the end");
+    let lost = tokio::time::Instant::now();
+    drop(peer);
+    let mut peer = broker.accept().await;
+    assert!(lost.elapsed() >= Duration::from_millis(450), "it came back in haste");
+    assert_eq!(peer.hear().await, r"\x01");
+    peer.send(&[b"c1", b"", b"x"]).await;
+    assert_eq!(peer.hear_work().await, "c1|∅|x");
+    assert_eq!(worker.status().connections, 2);
+}

@@ -3,6 +3,7 @@
 //! The rules themselves have a model in the simulator; here every request, seat and counter is
 //! followed through what the engine says, and compared with what it shows.
 
+use std::boxed::Box;
 use std::collections::{BTreeMap, BTreeSet};
 use std::format;
 use std::string::String;
@@ -13,8 +14,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::{
-    Blob, Config, ConnId, Effect, Engine, Event, Expulsion, Out, REASONS, Reason, Request,
-    RequestId, ServiceConfig, Span, Time, WhenFull,
+    Blob, Config, ConnId, Effect, Engine, Event, Expulsion, Out, PrincipalId, REASONS, Reason,
+    Request, RequestId, ServiceConfig, Span, Time, WhenFull,
 };
 
 const SERVICES: [&[u8]; 3] = [b"echo", b"sum", b"\x00bin"];
@@ -50,7 +51,7 @@ enum Call {
     Withdraw(u32),
     Gone(u32),
     Count(u32, usize),
-    Configure(ServiceConfig),
+    Configure(Box<ServiceConfig>),
     Drain,
 }
 
@@ -64,8 +65,7 @@ fn any_rules() -> impl Strategy<Value = ServiceConfig> {
             queue_bytes,
             give_up: Span::from_millis(give_up),
             execution_limit: Span::from_millis(limit),
-            aim: Span::MAX,
-            answer_refusals: false,
+            ..ServiceConfig::default()
         },
     )
 }
@@ -91,7 +91,7 @@ fn any_call() -> impl Strategy<Value = Call> {
         10 => conn().prop_map(Call::Withdraw),
         14 => conn().prop_map(Call::Gone),
         5 => (conn(), service()).prop_map(|(conn, service)| Call::Count(conn, service)),
-        8 => any_rules().prop_map(Call::Configure),
+        8 => any_rules().prop_map(|rules| Call::Configure(Box::new(rules))),
         1 => Just(Call::Drain),
     ]
 }
@@ -229,8 +229,8 @@ impl House {
                 assert_eq!(self.books.counted.take(), Some(serve as u32));
             }
             Call::Configure(rules) => {
-                self.rules = rules;
-                self.step(Event::Configure(Config { defaults: rules, ..base() }));
+                self.rules = *rules;
+                self.step(Event::Configure(Box::new(Config { defaults: *rules, ..base() })));
             }
             Call::Drain => {
                 self.books.draining = true;
@@ -284,6 +284,7 @@ impl House {
         self.books.asked.insert(name, asked);
         self.step(Event::Request(Request {
             conn,
+            principal: PrincipalId::ANONYMOUS,
             service: Blob::Slice(SERVICES[service]),
             tag: name,
             payload,
@@ -292,6 +293,8 @@ impl House {
             since: self.now,
             when_full: if refuse { WhenFull::Refuse } else { WhenFull::Pause },
             needs_workers: needs,
+            first_frame: Blob::Slice(b""),
+            fair_key: Blob::Slice(b""),
             whole_replies: whole,
         }));
         if self.books.paused.contains(&conn) {
@@ -312,7 +315,7 @@ impl House {
             self.books.workers.insert(conn, worker);
         }
         let service = Blob::Slice(SERVICES[service]);
-        self.step(Event::Offer { conn, service, concurrency });
+        self.step(Event::Offer { conn, principal: PrincipalId::ANONYMOUS, service, concurrency });
         assert_eq!(self.books.expulsions - expulsions, u64::from(is_second));
     }
 
@@ -329,7 +332,7 @@ impl House {
                 self.books.asked.remove(&name);
             }
         }
-        self.step(Event::Reply { conn, request: id, body: Blob::Slice(b"y"), last });
+        self.step(Event::Reply { conn, request: id, body: Blob::Slice(b"y"), last, failed: false });
         let is_stray = u64::from(held.is_none());
         assert_eq!(self.books.expulsions - expulsions, is_stray, "{id:?} from {conn:?}");
         let is_answer = held.is_some() && last && !abandoned;
@@ -341,7 +344,7 @@ impl House {
         self.step(Event::Drain);
         self.books.draining = true;
         let rules = ServiceConfig { execution_limit: Span::MAX, ..self.rules };
-        self.step(Event::Configure(Config { defaults: rules, ..base() }));
+        self.step(Event::Configure(Box::new(Config { defaults: rules, ..base() })));
         for (i, service) in SERVICES.iter().enumerate() {
             let conn = ConnId::new(0, 100 + i as u32, 0);
             let serves = self.books.workers.values().any(|worker| worker.service == *service);
@@ -353,6 +356,12 @@ impl House {
             self.books.asked.values().find_map(|asked| Some((asked.holder?, asked.id?)))
         {
             self.answer(conn, id, true);
+        }
+        // Who was promised room comes, so that it is there for the next.
+        for _ in 0..CONNS {
+            let conns = (0..CONNS).map(|slot| self.conn(slot));
+            let free: Vec<ConnId> = conns.filter(|c| !self.books.paused.contains(c)).collect();
+            free.into_iter().for_each(|conn| self.ask(conn, 0, 0, true, true, false));
         }
         assert!(self.books.asked.is_empty(), "{} never end", self.books.asked.len());
         assert_eq!(self.books.drained, 1);
@@ -545,6 +554,8 @@ impl Out for Books {
                 assert_eq!(last.1.client, to);
             }
             Effect::Resume { to } => assert!(self.paused.remove(&to), "resumed without a pause"),
+            Effect::Met { .. } => panic!("nobody said a word at a place"),
+            Effect::Alarm { .. } => panic!("no alarm was wished for"),
             Effect::Drained => self.drained += 1,
         }
     }

@@ -9,26 +9,39 @@
 //! | `@T …` | moves the time to T, ticking whenever the engine asks for it on the way |
 //! | `config key=n name:key=n prefix*:key=n …` | everything else is default |
 //! | `offer w1 echo 2` | with concurrency 2 |
-//! | `request c1 r1 echo "body" …` | options: `refuse`, `needs_workers`, `whole`, `since=T` |
-//! | `reply w1 r1 "body" more` | `more`: not the last one |
+//! | `request c1 r1 echo "body" …` | `refuse`, `needs_workers`, `whole`, `since=T`, `fair_key=K` |
+//! | `reply w1 r1 "body" more` | `more`: not the last one; `failed`: the worker could not do it |
 //! | `withdraw w1`, `gone c1`, `count c1 echo`, `drain` | |
+//! | `match line c1/m1 ask "value" …` | `ask_r`, `try_ask`, `try_ask_r`; `label=L`, `timeout=T` |
+//! | `regulate gate c1/m2 acquire …`, `try_acquire` | options as above |
+//! | `regulate gate c1/m3 done m2` | or `failed`, `continue`: by the word that got the lock |
+//! | `regulate gate c1/m4 update T` | |
+//! | `match line c1/m5 cancel L`, `match line c1/m6 len` | also of `regulate` |
 //! | `show` | services, workers and counters as they are |
 //! | `due` | when the engine wants a tick |
+//!
+//! A place is configured as `match/line:give_up=100`, `match_r/line:…` or `regulator/gate:max=1`;
+//! `c1/m1` is the word `m1` of client `c1`.
 //!
 //! What a tick brings is preceded by its time. A request's name is its envelope, so that it is seen
 //! to come back unharmed. `"x"*9` is nine of them.
 
+use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::format;
 use std::path::Path;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
+use core::num::NonZero;
+
 use bytes::Bytes;
+use matching::{Breaker, Codel, Order, PieConfig, PieSide, QueueConfig, Rule, Side, ValveConfig};
 
 use crate::{
-    Blob, Config, ConnId, Effect, Engine, Event, Out, Request, RequestId, ServiceConfig, Span,
-    Time, WhenFull,
+    AlarmRules, AtBound, Blob, Config, ConnId, Effect, Engine, Event, Fair, FairBy, Meet, MeetWord,
+    MeetingRules, Met, Out, Place, PrincipalId, RegulatorRules, Request, RequestId, ServiceConfig,
+    SideRules, Span, Time, ValveRules, WhenFull, Wish,
 };
 
 #[test]
@@ -99,6 +112,8 @@ struct Told {
     prefix: String,
     /// By the names they came with.
     requests: BTreeMap<String, RequestId>,
+    /// By the words that got them.
+    locks: BTreeMap<String, u64>,
 }
 
 impl Story {
@@ -111,7 +126,9 @@ impl Story {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words[..] {
             [] => {}
-            ["config", ref words @ ..] => self.step(Event::Configure(config(words))),
+            ["config", ref words @ ..] => {
+                self.step(Event::Configure(Box::new(config(words))));
+            }
             ["offer", worker, service] => self.offer(worker, service, 1),
             ["offer", worker, service, n] => self.offer(worker, service, number(n) as u32),
             ["request", client, name, service, body, ref options @ ..] => {
@@ -121,14 +138,19 @@ impl Story {
                 let unknown = RequestId::from_u64(0xDEAD_0000_BEEF);
                 let request = *self.told.requests.get(name).unwrap_or(&unknown);
                 let last = more != ["more"];
+                let failed = more == ["failed"];
                 let (conn, body) = (id(worker), Blob::Slice(body.as_bytes()));
-                self.step(Event::Reply { conn, request, body, last });
+                self.step(Event::Reply { conn, request, body, last, failed });
             }
             ["withdraw", worker] => self.step(Event::Withdraw { conn: id(worker) }),
             ["gone", conn] => self.step(Event::Gone { conn: id(conn) }),
             ["count", client, service] => {
                 let (service, envelope) = (Blob::Slice(service.as_bytes()), Blob::Slice(b"back"));
                 self.step(Event::Count { conn: id(client), service, tag: 7, envelope });
+            }
+            ["match", place, who, ref words @ ..] => self.meet(Place::Match, place, who, words),
+            ["regulate", place, who, ref words @ ..] => {
+                self.meet(Place::Regulator, place, who, words);
             }
             ["drain"] => self.step(Event::Drain),
             ["show"] => self.show(),
@@ -160,14 +182,21 @@ impl Story {
 
     fn offer(&mut self, worker: &str, service: &str, concurrency: u32) {
         let service = Blob::Slice(service.as_bytes());
-        self.step(Event::Offer { conn: id(worker), service, concurrency });
+        self.step(Event::Offer {
+            conn: id(worker),
+            principal: PrincipalId::ANONYMOUS,
+            service,
+            concurrency,
+        });
     }
 
     fn request(&mut self, client: &str, name: &str, service: &str, body: &str, options: &[&str]) {
         let since = options.iter().find_map(|word| word.strip_prefix("since="));
+        let fair_key = options.iter().find_map(|word| word.strip_prefix("fair_key="));
         let has = |option| options.contains(&option);
         self.step(Event::Request(Request {
             conn: id(client),
+            principal: PrincipalId::ANONYMOUS,
             service: Blob::Slice(service.as_bytes()),
             tag: 1_000 + number(&name[1..]) as u64,
             payload: Bytes::from(format!("{name}{body}")),
@@ -176,8 +205,44 @@ impl Story {
             since: since.map_or(self.now, |time| Time::from_millis(number(time))),
             when_full: if has("refuse") { WhenFull::Refuse } else { WhenFull::Pause },
             needs_workers: has("needs_workers"),
+            first_frame: Blob::Slice(body.as_bytes()),
+            fair_key: Blob::Slice(fair_key.unwrap_or_default().as_bytes()),
             whole_replies: has("whole"),
         }));
+    }
+
+    fn meet(&mut self, place: Place, name: &str, who: &str, words: &[&str]) {
+        let (client, word_name) = who.split_once('/').expect("client/word");
+        let option = |key| words.iter().find_map(|word| word.strip_prefix(key));
+        let wish = |value: &str, waits| Wish {
+            value: Bytes::copy_from_slice(value.as_bytes()).into(),
+            label: Bytes::copy_from_slice(option("label=").unwrap_or_default().as_bytes()).into(),
+            timeout: option("timeout=").map_or(Span::MAX, |span| Span::from_millis(number(span))),
+            waits,
+        };
+        let lock = |name: &str| self.told.locks.get(name).copied().unwrap_or(77);
+        let word = match *words {
+            ["ask", value, ..] => MeetWord::Ask(Side::Ask, wish(value, true)),
+            ["ask_r", value, ..] => MeetWord::Ask(Side::AskR, wish(value, true)),
+            ["try_ask", value, ..] => MeetWord::Ask(Side::Ask, wish(value, false)),
+            ["try_ask_r", value, ..] => MeetWord::Ask(Side::AskR, wish(value, false)),
+            ["acquire", ..] => MeetWord::Ask(Side::Ask, wish("", true)),
+            ["try_acquire"] => MeetWord::Ask(Side::Ask, wish("", false)),
+            ["cancel", label] => MeetWord::Cancel(Blob::Slice(label.as_bytes())),
+            ["len"] => MeetWord::Len,
+            ["continue", name] => MeetWord::Continue(lock(name)),
+            ["done", name] => MeetWord::Done(lock(name), true),
+            ["failed", name] => MeetWord::Done(lock(name), false),
+            ["update", span] => MeetWord::Update(Span::from_millis(number(span))),
+            _ => panic!("not a word: {words:?}"),
+        };
+        self.step(Event::Meet {
+            conn: id(client),
+            principal: PrincipalId::ANONYMOUS,
+            tag: 1_000 + number(&word_name[1..]) as u64,
+            envelope: Blob::Slice(word_name.as_bytes()),
+            word: Meet { place, name: Blob::Slice(name.as_bytes()), word },
+        });
     }
 
     fn show(&mut self) {
@@ -195,7 +260,7 @@ impl Story {
                 s.leased,
                 s.requests,
                 s.replies,
-                s.refusals,
+                s.refusals.iter().sum::<u64>(),
                 s.redeliveries,
             ));
         }
@@ -251,9 +316,21 @@ impl Out for Told {
                 assert_eq!((tag, envelope), (7, &b"back"[..]));
                 format!("count {} {workers}", name(to))
             }
+            Effect::Met { to, tag, envelope, answer } => {
+                self.check_tag(tag, envelope);
+                let word = text(envelope);
+                if let Met::Run { lock, .. } = answer {
+                    self.locks.insert(word.to_string(), lock);
+                }
+                format!("met {}/{word} {}", name(to), met(&answer))
+            }
             Effect::Expel { to, why } => format!("expel {} {why:?}", name(to)),
             Effect::Pause { to } => format!("pause {}", name(to)),
             Effect::Resume { to } => format!("resume {}", name(to)),
+            Effect::Alarm { service, raised, oldest } => {
+                let (word, oldest) = (if raised { "alarm" } else { "calm" }, oldest.as_millis());
+                format!("{word} {} {oldest}", text(service))
+            }
             Effect::Drained => "drained".into(),
         };
         self.lines.push(format!("{}{line}", self.prefix));
@@ -264,6 +341,30 @@ impl Told {
     fn check_tag(&self, tag: u64, envelope: &[u8]) {
         let name = String::from_utf8_lossy(envelope);
         assert_eq!(tag, 1_000 + number(&name[1..]) as u64, "the tag of {name}");
+    }
+}
+
+fn met(answer: &Met<'_>) -> String {
+    let times = |relative: &Span, sojourn: &Span| {
+        format!("relative {} sojourn {}", relative.as_millis(), sojourn.as_millis())
+    };
+    match answer {
+        Met::Go { value, relative, sojourn } => {
+            let value = String::from_utf8_lossy(value.as_slice());
+            format!("go {value:?} {}", times(relative, sojourn))
+        }
+        Met::Run { relative, sojourn, .. } => format!("run {}", times(relative, sojourn)),
+        Met::Drop { reason, sojourn } => {
+            format!("drop {} sojourn {}", reason.as_str(), sojourn.as_millis())
+        }
+        Met::Retry => "retry".into(),
+        Met::Cancelled => "cancelled".into(),
+        Met::Number(n) => format!("number {n}"),
+        Met::Len(a, b) => format!("len {a} {b}"),
+        Met::Done => "done".into(),
+        Met::Stop => "stop".into(),
+        Met::NoPlace => "no place".into(),
+        Met::NoLock => "no lock".into(),
     }
 }
 
@@ -282,6 +383,11 @@ fn config(words: &[&str]) -> Config {
     for word in words {
         let (key, value) = word.split_once('=').expect("key=value");
         let value = number(value);
+        if let Some((place, key)) = key.split_once('/').filter(|_| key.contains(':')) {
+            let (name, key) = key.split_once(':').expect("place/name:key");
+            set_place(&mut config.meetings, place, name, key, value);
+            continue;
+        }
         match key.rsplit_once(':') {
             None => match key {
                 "services_max" => config.services_max = value as usize,
@@ -302,6 +408,35 @@ fn config(words: &[&str]) -> Config {
     config
 }
 
+fn set_place(rules: &mut MeetingRules, place: &str, name: &str, key: &str, value: i64) {
+    let name: Box<[u8]> = name.as_bytes().into();
+    let nothing = RegulatorRules { line: SideRules::default(), valve: ValveConfig::limit(1) };
+    let side = match place {
+        "match" => &mut rules.matches.entry(name).or_default().ask,
+        "match_r" => &mut rules.matches.entry(name).or_default().ask_r,
+        "regulator" => {
+            let regulator = rules.regulators.entry(name).or_insert(nothing);
+            match key {
+                "max" => regulator.valve = ValveConfig::limit(value as usize),
+                "rate" => regulator.valve = ValveConfig::rate(value as usize, Span::from_secs(1)),
+                _ => {}
+            }
+            &mut regulator.line
+        }
+        _ => panic!("no such place: {place}"),
+    };
+    match key {
+        "give_up" => side.queue = QueueConfig::timeout(Span::from_millis(value)),
+        "codel" => {
+            side.queue = QueueConfig::codel(Span::from_millis(value), Span::from_millis(100))
+        }
+        "queue_max" => side.queue.max = value as usize,
+        "bytes" => side.bytes = value as u64,
+        "max" | "rate" => {}
+        _ => panic!("no such key: {key}"),
+    }
+}
+
 fn set(config: &mut ServiceConfig, key: &str, value: i64) {
     match key {
         "max_deliveries" => config.max_deliveries = value as u32,
@@ -310,9 +445,54 @@ fn set(config: &mut ServiceConfig, key: &str, value: i64) {
         "give_up" => config.give_up = Span::from_millis(value),
         "aim" => config.aim = Span::from_millis(value),
         "execution_limit" => config.execution_limit = Span::from_millis(value),
+        "codel" => config.codel = Some(Codel { target: Span::from_millis(value), ..codel(config) }),
+        "interval" => {
+            config.aim_interval = Some(Span::from_millis(value));
+            let interval = Span::from_millis(value);
+            config.codel = config.codel.map(|codel| Codel { interval, ..codel });
+        }
+        "lifo" => config.order = if value == 0 { Order::Fifo } else { Order::Lifo },
+        "newest_worker" => config.workers = if value == 0 { Order::Fifo } else { Order::Lifo },
+        "keep" => config.keep = value as usize,
+        "drop_oldest" => config.when_full = AtBound::DropOldest,
+        "refuse_full" => config.when_full = AtBound::Refuse,
+        "fair_first_frame" => config.fair = fair(FairBy::FirstFrame, value),
+        "fair_connection" => config.fair = fair(FairBy::Connection, value),
+        "fair_header" => config.fair = fair(FairBy::Header, value),
+        "valve" => config.valve = valve(ValveConfig::limit(value as usize)),
+        "rate" => config.valve = valve(ValveConfig::rate(value as usize, Span::from_secs(1))),
+        "breaker" => {
+            let breaker = Breaker { failures: value as u32, probes: 1, ..Breaker::default() };
+            let rule = Rule::Breaker(breaker);
+            config.valve = valve(ValveConfig { rule, ..ValveConfig::default() });
+        }
+        "refuse_shut" => {
+            config.valve = config.valve.map(|rules| ValveRules { refuse: value != 0, ..rules });
+        }
+        "alarm" => {
+            let wait = Span::from_millis(value);
+            config.alarm = Some(AlarmRules { wait, lasting: wait });
+        }
+        "protect" => {
+            let (target, interval) = (Span::from_millis(value), Span::from_millis(value));
+            let ask = PieSide { target, interval };
+            config.protect = Some(PieConfig { ask, ..PieConfig::default() });
+        }
         "answer_refusals" => config.answer_refusals = value != 0,
         _ => panic!("no such key: {key}"),
     }
+}
+
+fn codel(config: &ServiceConfig) -> Codel {
+    config.codel.unwrap_or_default()
+}
+
+fn fair(by: FairBy, flows: i64) -> Option<Fair> {
+    NonZero::new(flows as u64).map(|flows| Fair { by, flows })
+}
+
+fn valve(valve: ValveConfig) -> Option<ValveRules> {
+    Some(ValveRules { valve, refuse: false })
 }
 
 /// Words between blanks; `"a b"*2` is one.

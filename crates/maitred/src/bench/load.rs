@@ -12,7 +12,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use zmtp::{put_frame, put_header};
+use zmtp::{Config, Connection, Event, Security, SocketType, Step, put_frame, put_header};
 
 /// One run.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -51,6 +51,7 @@ pub(super) struct Measured {
 /// If the broker cannot be reached, closes a connection, or never completes the handshakes.
 pub(super) fn run(
     broker: SocketAddr,
+    security: &Security,
     name: &str,
     shape: &Shape,
     broker_pid: Option<u32>,
@@ -58,7 +59,7 @@ pub(super) fn run(
 ) -> io::Result<Measured> {
     // A name of this run's own: nobody else's workers answer.
     let service = format!("{name}-{:x}", std::process::id());
-    let mut load = Load::connect(broker, service.into_bytes(), *shape)?;
+    let mut load = Load::connect(broker, security, service.into_bytes(), *shape)?;
     load.shake_hands()?;
     load.measure(name, broker_pid, progress)
 }
@@ -103,12 +104,36 @@ struct Peer {
     start: usize,
     end: usize,
     out: Vec<u8>,
-    /// Bytes of `out` already written.
+    /// Bytes of `out`, or of what was sealed of it, already written.
     written: usize,
+    /// If it proves who it is.
+    secure: Option<Box<Secure>>,
+}
+
+/// What a connection needs beside, when it speaks more than NULL.
+struct Secure {
+    config: Config,
+    zmtp: Connection,
+    frames: zmtp::Frames,
+    sealed: Vec<u8>,
+}
+
+impl Secure {
+    fn new(security: &Security, out: &mut Vec<u8>) -> Secure {
+        let mut config = Config::new(SocketType::Dealer);
+        config.security = security.clone();
+        let zmtp = Connection::new(&config, out);
+        Secure { config, zmtp, frames: zmtp::Frames::default(), sealed: Vec::new() }
+    }
 }
 
 impl Load {
-    fn connect(broker: SocketAddr, service: Vec<u8>, shape: Shape) -> io::Result<Load> {
+    fn connect(
+        broker: SocketAddr,
+        security: &Security,
+        service: Vec<u8>,
+        shape: Shape,
+    ) -> io::Result<Load> {
         let poll = Poll::new()?;
         let mut peers = Vec::new();
         for i in 0..shape.workers + shape.clients {
@@ -120,8 +145,12 @@ impl Load {
             poll.registry().register(&mut stream, Token(i as usize), interest)?;
             let (is_worker, number) = (i < shape.workers, i.saturating_sub(shape.workers));
             let mut peer = Peer::new(stream, is_worker, number);
-            peer.out.extend_from_slice(&GREETING);
-            peer.out.extend_from_slice(READY);
+            if let Security::Null = security {
+                peer.out.extend_from_slice(&GREETING);
+                peer.out.extend_from_slice(READY);
+            } else {
+                peer.secure = Some(Box::new(Secure::new(security, &mut peer.out)));
+            }
             peer.flush()?;
             peers.push(peer);
         }
@@ -201,7 +230,7 @@ impl Load {
             loop {
                 let more = peer.fill()?;
                 self.tally.look_at_clock();
-                peer.consume(&mut self.tally);
+                peer.consume(&mut self.tally)?;
                 if !more {
                     break;
                 }
@@ -233,6 +262,7 @@ impl Peer {
             end: 0,
             out: Vec::new(),
             written: 0,
+            secure: None,
         }
     }
 
@@ -265,7 +295,12 @@ impl Peer {
     }
 
     /// Takes in every whole message.
-    fn consume(&mut self, tally: &mut Tally) {
+    fn consume(&mut self, tally: &mut Tally) -> io::Result<()> {
+        if let Some(mut secure) = self.secure.take() {
+            let consumed = self.consume_secure(&mut secure, tally);
+            self.secure = Some(secure);
+            return consumed;
+        }
         let input = std::mem::take(&mut self.input);
         let mut frames: Frames<'_> = [&[]; FRAMES];
         let (mut count, mut at) = (0, self.start);
@@ -296,6 +331,53 @@ impl Peer {
             }
         }
         self.input = input;
+        Ok(())
+    }
+
+    /// The same through the codec.
+    fn consume_secure(&mut self, secure: &mut Secure, tally: &mut Tally) -> io::Result<()> {
+        let Secure { config, zmtp, frames, .. } = secure;
+        let broken = |error: zmtp::Error| io::Error::other(error.to_string());
+        let mut input = std::mem::take(&mut self.input);
+        while self.start < self.end {
+            let bytes = &mut input[self.start..self.end];
+            let event = match zmtp.next(config, bytes, frames, &mut self.out).map_err(broken)? {
+                Step::More { .. } => break,
+                Step::Skip { len, event } => {
+                    self.start += len;
+                    event
+                }
+                Step::Cut { len, event } => {
+                    self.end -= len;
+                    event
+                }
+                Step::Message { len } => {
+                    let message = frames.view(&input[self.start..self.start + len]);
+                    let mut parts: Frames<'_> = [&[]; FRAMES];
+                    let count = message.len().min(FRAMES);
+                    for (i, part) in parts[..count].iter_mut().enumerate() {
+                        *part = message.frame(i).unwrap_or_default();
+                    }
+                    self.on_message(tally, &parts[..count]);
+                    self.start += len;
+                    None
+                }
+            };
+            if event == Some(Event::Work) {
+                let random = &mut |octets: &mut [u8]| {
+                    getrandom::fill(octets).expect("the system has randomness once it has booted");
+                };
+                zmtp.work(config, random, &mut self.out).map_err(broken)?;
+            } else if event == Some(Event::Ready) {
+                self.ready = true;
+                tally.ready += 1;
+                if self.is_worker {
+                    self.offer(tally);
+                }
+            }
+        }
+        self.input = input;
+        Ok(())
     }
 
     #[cold]
@@ -347,15 +429,21 @@ impl Peer {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while self.written < self.out.len() {
-            match self.stream.write(&self.out[self.written..]) {
+        let mut out = &mut self.out;
+        if let Some(secure) = self.secure.as_deref_mut().filter(|secure| secure.zmtp.is_sealed()) {
+            secure.zmtp.seal(out, &mut secure.sealed);
+            out.clear();
+            out = &mut secure.sealed;
+        }
+        while self.written < out.len() {
+            match self.stream.write(&out[self.written..]) {
                 Ok(n) => self.written += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.out.clear();
+        out.clear();
         self.written = 0;
         Ok(())
     }

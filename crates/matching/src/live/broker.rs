@@ -1,13 +1,22 @@
 //! A broker to await.
+//!
+//! One lock, held for as long as a call of the core takes. Whoever waits is told at a place of
+//! [`Seats`]. Wakers are called, and what strangers brought is dropped, only once the lock is
+//! released, because either may call the broker again.
 
 use alloc::vec::Vec;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
+use tokio::task::coop;
 use tokio::time::Instant;
 
+use super::seats::{Seat, Seats};
 use super::{Clock, Go, Shed, Timed, drive, shed};
-use crate::broker::{Broker as Core, Drops, Match, Outcome, Side};
+use crate::broker::{Broker as Core, Drops, Match, Outcome};
 use crate::queue::{ConfigError, Key, QueueConfig, Reason};
 use crate::time::{Span, Time};
 
@@ -40,22 +49,36 @@ pub struct Snapshot {
     pub expired: u64,
     /// As above.
     pub overload: u64,
+    /// Matches so far of which one side stopped waiting in the very moment it was matched: what
+    /// the other side brought was dropped.
+    pub abandoned: u64,
 }
+
+/// Times to step back before sleeping on the lock: about 1,000 pauses in all, some 20 us.
+const STEPS_BACK: u32 = 7;
 
 type Answer<P> = Result<Go<P>, Shed>;
 
-/// A value that waits, and whom to tell.
+/// A value that waits, and the place at which its owner is told.
 #[derive(Debug)]
-struct Waiter<V, P> {
+struct Waiter<V> {
     value: V,
-    /// `None` as long as it only tries.
-    tell: Option<oneshot::Sender<Answer<P>>>,
+    place: usize,
 }
+
+type Seated<A, R> = Match<Waiter<A>, Waiter<R>>;
+type Left<A, R> = Drops<Waiter<A>, Waiter<R>>;
 
 #[derive(Debug)]
 struct State<A, R> {
-    core: Core<Waiter<A, R>, Waiter<R, A>>,
-    drops: Drops<Waiter<A, R>, Waiter<R, A>>,
+    core: Core<Waiter<A>, Waiter<R>>,
+    drops: Left<A, R>,
+    /// Where asks are told.
+    asks: Seats<Answer<R>>,
+    /// Where `ask_r`s are told.
+    ask_rs: Seats<Answer<A>>,
+    /// The time of the last call: what several threads read from a clock comes out of order.
+    now: Time,
     /// When the task comes next.
     armed: Time,
     closed: bool,
@@ -67,13 +90,6 @@ struct Shared<A, R> {
     clock: Clock,
     wake: Arc<Notify>,
     state: Mutex<State<A, R>>,
-}
-
-/// What to tell once the lock is released.
-struct News<A, R> {
-    now: Time,
-    oldest: Option<Time>,
-    drops: Drops<Waiter<A, R>, Waiter<R, A>>,
 }
 
 impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
@@ -90,6 +106,9 @@ impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
         let state = State {
             core: Core::new(asks, ask_rs, Time::ZERO),
             drops: Drops::default(),
+            asks: Seats::new(),
+            ask_rs: Seats::new(),
+            now: Time::ZERO,
             armed: Time::MAX,
             closed: false,
             counts: Snapshot::default(),
@@ -100,20 +119,20 @@ impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
         Ok(Broker { shared })
     }
 
-    /// Waits for an `ask_r`.
+    /// Waits for an `ask_r`. Whoever drops the future is withdrawn.
     ///
     /// # Errors
     /// Says why it was turned away.
     pub async fn ask(&self, value: A) -> Result<Go<R>, Shed> {
-        self.ask_until(value, None).await
+        self.wait::<Ask>(value, None).await
     }
 
-    /// Waits for an ask.
+    /// Waits for an ask. Whoever drops the future is withdrawn.
     ///
     /// # Errors
     /// Says why it was turned away.
     pub async fn ask_r(&self, value: R) -> Result<Go<A>, Shed> {
-        self.ask_r_until(value, None).await
+        self.wait::<AskR>(value, None).await
     }
 
     /// Waits for an `ask_r`, but not beyond `deadline`.
@@ -121,7 +140,7 @@ impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
     /// # Errors
     /// Says why it was turned away.
     pub async fn ask_deadline(&self, value: A, deadline: Instant) -> Result<Go<R>, Shed> {
-        self.ask_until(value, Some(deadline)).await
+        self.wait::<Ask>(value, Some(deadline)).await
     }
 
     /// Waits for an ask, but not beyond `deadline`.
@@ -129,7 +148,7 @@ impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
     /// # Errors
     /// Says why it was turned away.
     pub async fn ask_r_deadline(&self, value: R, deadline: Instant) -> Result<Go<A>, Shed> {
-        self.ask_r_until(value, Some(deadline)).await
+        self.wait::<AskR>(value, Some(deadline)).await
     }
 
     /// Meets an `ask_r` that waits, or nobody.
@@ -137,11 +156,7 @@ impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
     /// # Errors
     /// Hands the value back when nobody waits.
     pub fn try_ask(&self, value: A) -> Result<Go<R>, A> {
-        let now = self.shared.clock.now();
-        let mut state = self.shared.lock();
-        let met = state.try_ask(now, Waiter { value, tell: None });
-        self.shared.tell(state, now);
-        met.map(|met| meet_ask(met, now)).map_err(|waiter| waiter.value)
+        self.shared.meet::<Ask>(value)
     }
 
     /// Meets an ask that waits, or nobody.
@@ -149,11 +164,7 @@ impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
     /// # Errors
     /// Hands the value back when nobody waits.
     pub fn try_ask_r(&self, value: R) -> Result<Go<A>, R> {
-        let now = self.shared.clock.now();
-        let mut state = self.shared.lock();
-        let met = state.try_ask_r(now, Waiter { value, tell: None });
-        self.shared.tell(state, now);
-        met.map(|met| meet_ask_r(met, now)).map_err(|waiter| waiter.value)
+        self.shared.meet::<AskR>(value)
     }
 
     /// Changes both lines, or neither if one of the two makes no sense. Nobody who waits is lost
@@ -162,190 +173,261 @@ impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
     /// # Errors
     /// What is wrong.
     pub fn reconfigure(&self, asks: QueueConfig, ask_rs: QueueConfig) -> Result<(), ConfigError> {
-        let now = self.shared.clock.now();
-        let mut state = self.shared.lock();
+        let (mut state, now) = self.shared.enter();
         let State { core, drops, .. } = &mut *state;
         let told = core.try_reconfigure(now, asks, ask_rs, drops);
-        self.shared.tell(state, now);
+        self.shared.leave(state, now, None);
         told
     }
 
     /// Turns everybody away, who waits and who comes, as [`Reason::Draining`].
     pub fn close(&self) {
-        let now = self.shared.clock.now();
-        let mut state = self.shared.lock();
+        let (mut state, now) = self.shared.enter();
         state.closed = true;
         let State { core, drops, .. } = &mut *state;
         core.drain(drops);
-        self.shared.tell(state, now);
+        self.shared.leave(state, now, None);
     }
 
     /// How the broker stands.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let now = self.shared.clock.now();
-        let state = self.shared.lock();
+        let (state, now) = self.shared.enter();
         let (asks, ask_rs) = (state.core.asks().len(), state.core.ask_rs().len());
         let oldest = state.oldest().map_or(Span::ZERO, |oldest| now - oldest);
         Snapshot { asks, ask_rs, oldest, ..state.counts }
     }
 
-    async fn ask_until(&self, value: A, deadline: Option<Instant>) -> Result<Go<R>, Shed> {
-        match self.enter_ask(value, deadline) {
-            Entered::Answered(answer) => answer,
-            Entered::Waits(told, guard) => wait(told, guard).await,
-        }
+    fn wait<H: Half<A, R>>(&self, value: H::Own, until: Option<Instant>) -> Wait<'_, A, R, H> {
+        let until = until.map_or(Time::MAX, |until| self.shared.clock.time(until));
+        Wait { shared: &self.shared, step: Step::Fresh(value, until) }
     }
+}
 
-    fn enter_ask(&self, value: A, deadline: Option<Instant>) -> Entered<'_, A, R, R> {
-        let now = self.shared.clock.now();
-        let mut state = self.shared.lock();
-        let waiter = match state.try_ask(now, Waiter { value, tell: None }) {
-            Ok(met) => {
-                self.shared.tell(state, now);
-                return Entered::Answered(Ok(meet_ask(met, now)));
-            }
-            Err(waiter) => waiter,
-        };
-        let (tell, told) = oneshot::channel();
-        let State { core, drops, closed, .. } = &mut *state;
-        if *closed {
-            return Entered::Answered(Err(closing()));
-        }
-        let outcome = core.ask(now, now, Waiter { tell: Some(tell), ..waiter }, drops);
-        let guard = match outcome {
-            Outcome::Waiting(key) => {
-                if let Some(deadline) = deadline {
-                    core.expire_at(key, self.shared.clock.time(deadline));
+/// Somebody who waits, or is about to.
+struct Wait<'a, A, R, H: Half<A, R>> {
+    shared: &'a Shared<A, R>,
+    step: Step<H::Own, H::Other>,
+}
+
+/// How far it came.
+enum Step<V, P> {
+    /// It was never polled. What it brings, and until when.
+    Fresh(V, Time),
+    /// It stands in the line, or left it and was told.
+    Waits(usize, Key),
+    /// It was told.
+    Told(Answer<P>),
+    Done,
+}
+
+/// Nothing in it is pinned.
+impl<A, R, H: Half<A, R>> Unpin for Wait<'_, A, R, H> {}
+
+impl<A, R, H: Half<A, R>> Future for Wait<'_, A, R, H> {
+    type Output = Answer<H::Other>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        // Whoever meets somebody at once, again and again, lets others run now and then.
+        let budget = ready!(coop::poll_proceed(cx));
+        let step = match core::mem::replace(&mut this.step, Step::Done) {
+            Step::Fresh(value, until) => this.shared.ask::<H>(value, until, cx.waker()),
+            Step::Waits(place, key) => {
+                let heard = H::seats(&mut this.shared.lock()).listen(place, cx.waker());
+                match heard.0 {
+                    Poll::Ready(answer) => Step::Told(answer),
+                    Poll::Pending => Step::Waits(place, key),
                 }
-                Some(Guard { shared: &self.shared, side: Side::Ask, key })
             }
-            Outcome::Matched(_) | Outcome::Dropped => None,
+            step @ (Step::Told(_) | Step::Done) => step,
         };
-        self.shared.tell(state, now);
-        Entered::Waits(told, guard)
-    }
-
-    async fn ask_r_until(&self, value: R, deadline: Option<Instant>) -> Result<Go<A>, Shed> {
-        match self.enter_ask_r(value, deadline) {
-            Entered::Answered(answer) => answer,
-            Entered::Waits(told, guard) => wait(told, guard).await,
+        match step {
+            Step::Told(answer) => {
+                budget.made_progress();
+                Poll::Ready(answer)
+            }
+            Step::Done => panic!("polled after it was told"),
+            step @ (Step::Fresh(..) | Step::Waits(..)) => {
+                this.step = step;
+                Poll::Pending
+            }
         }
     }
-
-    fn enter_ask_r(&self, value: R, deadline: Option<Instant>) -> Entered<'_, A, R, A> {
-        let now = self.shared.clock.now();
-        let mut state = self.shared.lock();
-        let waiter = match state.try_ask_r(now, Waiter { value, tell: None }) {
-            Ok(met) => {
-                self.shared.tell(state, now);
-                return Entered::Answered(Ok(meet_ask_r(met, now)));
-            }
-            Err(waiter) => waiter,
-        };
-        let (tell, told) = oneshot::channel();
-        let State { core, drops, closed, .. } = &mut *state;
-        if *closed {
-            return Entered::Answered(Err(closing()));
-        }
-        let outcome = core.ask_r(now, now, Waiter { tell: Some(tell), ..waiter }, drops);
-        let guard = match outcome {
-            Outcome::Waiting(key) => {
-                if let Some(deadline) = deadline {
-                    core.expire_at_r(key, self.shared.clock.time(deadline));
-                }
-                Some(Guard { shared: &self.shared, side: Side::AskR, key })
-            }
-            Outcome::Matched(_) | Outcome::Dropped => None,
-        };
-        self.shared.tell(state, now);
-        Entered::Waits(told, guard)
-    }
 }
 
-/// What became of who came in.
-enum Entered<'a, A, R, P> {
-    /// It did not have to wait.
-    Answered(Answer<P>),
-    /// It waits, or was turned away and will hear of it.
-    Waits(oneshot::Receiver<Answer<P>>, Option<Guard<'a, A, R>>),
-}
-
-fn closing() -> Shed {
-    Shed { reason: Reason::Draining, sojourn: Span::ZERO, retry_after: Span::ZERO }
-}
-
-async fn wait<A, R, P>(
-    told: oneshot::Receiver<Answer<P>>,
-    guard: Option<Guard<'_, A, R>>,
-) -> Answer<P> {
-    let answer = told.await;
-    if answer.is_ok() {
-        // It left the line: nothing to withdraw.
-        core::mem::forget(guard);
-    }
-    answer.unwrap_or_else(|_| Err(closing()))
-}
-
-/// Withdraws a waiter whose future is dropped.
-struct Guard<'a, A, R> {
-    shared: &'a Arc<Shared<A, R>>,
-    side: Side,
-    key: Key,
-}
-
-impl<A, R> Drop for Guard<'_, A, R> {
+impl<A, R, H: Half<A, R>> Drop for Wait<'_, A, R, H> {
     fn drop(&mut self) {
-        let now = self.shared.clock.now();
-        let mut state = self.shared.lock();
-        let State { core, drops, .. } = &mut *state;
-        match self.side {
-            Side::Ask => drop(core.cancel(now, self.key, drops)),
-            Side::AskR => drop(core.cancel_r(now, self.key, drops)),
-        }
-        self.shared.tell(state, now);
+        let Step::Waits(place, key) = self.step else { return };
+        let (mut state, now) = self.shared.enter();
+        let seat = H::seats(&mut state).leave(place);
+        let State { core, drops, counts, .. } = &mut *state;
+        let value = match seat {
+            Seat::Taken(_) => H::cancel(core, now, key, drops),
+            Seat::Free(_) | Seat::Told(_) => None,
+        };
+        counts.abandoned += u64::from(matches!(seat, Seat::Told(Ok(_))));
+        self.shared.leave(state, now, None);
+        drop((seat, value));
     }
 }
 
-fn meet_ask<A, R>(met: Match<Waiter<A, R>, Waiter<R, A>>, now: Time) -> Go<R> {
+/// What differs between the two sides.
+trait Half<A, R> {
+    /// What it brings.
+    type Own;
+    /// What the other side brings.
+    type Other;
+
+    /// Where it is told.
+    fn seats(state: &mut State<A, R>) -> &mut Seats<Answer<Self::Other>>;
+
+    /// Meets the other side or waits.
+    fn ask(
+        core: &mut Core<Waiter<A>, Waiter<R>>,
+        now: Time,
+        waiter: Waiter<Self::Own>,
+        drops: &mut Left<A, R>,
+    ) -> Outcome<Waiter<A>, Waiter<R>>;
+
+    /// Meets the other side or nobody.
+    fn try_ask(
+        core: &mut Core<Waiter<A>, Waiter<R>>,
+        now: Time,
+        waiter: Waiter<Self::Own>,
+        drops: &mut Left<A, R>,
+    ) -> Result<Seated<A, R>, Waiter<Self::Own>>;
+
+    /// Leaves the line.
+    fn cancel(
+        core: &mut Core<Waiter<A>, Waiter<R>>,
+        now: Time,
+        key: Key,
+        drops: &mut Left<A, R>,
+    ) -> Option<Waiter<Self::Own>>;
+
+    /// Has a deadline.
+    fn expire_at(core: &mut Core<Waiter<A>, Waiter<R>>, key: Key, until: Time);
+
+    /// Tells the other side, which waited, and says whom to wake.
+    fn settle(
+        state: &mut State<A, R>,
+        now: Time,
+        met: Seated<A, R>,
+    ) -> (Go<Self::Other>, Option<Waker>);
+}
+
+/// The asking side.
+struct Ask;
+
+/// The side that asks back.
+struct AskR;
+
+impl<A, R> Half<A, R> for Ask {
+    type Own = A;
+    type Other = R;
+
+    fn seats(state: &mut State<A, R>) -> &mut Seats<Answer<R>> {
+        &mut state.asks
+    }
+
+    fn ask(
+        core: &mut Core<Waiter<A>, Waiter<R>>,
+        now: Time,
+        waiter: Waiter<A>,
+        drops: &mut Left<A, R>,
+    ) -> Outcome<Waiter<A>, Waiter<R>> {
+        core.ask(now, now, waiter, drops)
+    }
+
+    fn try_ask(
+        core: &mut Core<Waiter<A>, Waiter<R>>,
+        now: Time,
+        waiter: Waiter<A>,
+        drops: &mut Left<A, R>,
+    ) -> Result<Seated<A, R>, Waiter<A>> {
+        core.try_ask(now, now, waiter, drops)
+    }
+
+    fn cancel(
+        core: &mut Core<Waiter<A>, Waiter<R>>,
+        now: Time,
+        key: Key,
+        drops: &mut Left<A, R>,
+    ) -> Option<Waiter<A>> {
+        core.cancel(now, key, drops)
+    }
+
+    fn expire_at(core: &mut Core<Waiter<A>, Waiter<R>>, key: Key, until: Time) {
+        core.expire_at(key, until);
+    }
+
+    fn settle(state: &mut State<A, R>, now: Time, met: Seated<A, R>) -> (Go<R>, Option<Waker>) {
+        let (own, other, place) = halves(now, met);
+        (own, state.ask_rs.tell(place.1, Ok(other)))
+    }
+}
+
+impl<A, R> Half<A, R> for AskR {
+    type Own = R;
+    type Other = A;
+
+    fn seats(state: &mut State<A, R>) -> &mut Seats<Answer<A>> {
+        &mut state.ask_rs
+    }
+
+    fn ask(
+        core: &mut Core<Waiter<A>, Waiter<R>>,
+        now: Time,
+        waiter: Waiter<R>,
+        drops: &mut Left<A, R>,
+    ) -> Outcome<Waiter<A>, Waiter<R>> {
+        core.ask_r(now, now, waiter, drops)
+    }
+
+    fn try_ask(
+        core: &mut Core<Waiter<A>, Waiter<R>>,
+        now: Time,
+        waiter: Waiter<R>,
+        drops: &mut Left<A, R>,
+    ) -> Result<Seated<A, R>, Waiter<R>> {
+        core.try_ask_r(now, now, waiter, drops)
+    }
+
+    fn cancel(
+        core: &mut Core<Waiter<A>, Waiter<R>>,
+        now: Time,
+        key: Key,
+        drops: &mut Left<A, R>,
+    ) -> Option<Waiter<R>> {
+        core.cancel_r(now, key, drops)
+    }
+
+    fn expire_at(core: &mut Core<Waiter<A>, Waiter<R>>, key: Key, until: Time) {
+        core.expire_at_r(key, until);
+    }
+
+    fn settle(state: &mut State<A, R>, now: Time, met: Seated<A, R>) -> (Go<A>, Option<Waker>) {
+        let (other, own, place) = halves(now, met);
+        (own, state.asks.tell(place.0, Ok(other)))
+    }
+}
+
+/// What the asking half is told, what the other half is told, and at which places.
+fn halves<A, R>(now: Time, met: Seated<A, R>) -> (Go<R>, Go<A>, (usize, usize)) {
     let (relative, relative_r) = (met.relative(), met.relative_r());
     let (sojourn, sojourn_r) = (met.ask.sojourn(now), met.ask_r.sojourn(now));
-    let other = Go { value: met.ask.value.value, relative: relative_r, sojourn: sojourn_r };
-    if let Some(tell) = met.ask_r.value.tell {
-        // Gone in this instant: its own business, as death after a match is.
-        let _ = tell.send(Ok(other));
-    }
-    Go { value: met.ask_r.value.value, relative, sojourn }
+    let Match { ask, ask_r } = met;
+    (
+        Go { value: ask_r.value.value, relative, sojourn },
+        Go { value: ask.value.value, relative: relative_r, sojourn: sojourn_r },
+        (ask.value.place, ask_r.value.place),
+    )
 }
-
-fn meet_ask_r<A, R>(met: Match<Waiter<A, R>, Waiter<R, A>>, now: Time) -> Go<A> {
-    let (relative, relative_r) = (met.relative(), met.relative_r());
-    let (sojourn, sojourn_r) = (met.ask.sojourn(now), met.ask_r.sojourn(now));
-    let other = Go { value: met.ask_r.value.value, relative, sojourn };
-    if let Some(tell) = met.ask.value.tell {
-        // As above.
-        let _ = tell.send(Ok(other));
-    }
-    Go { value: met.ask.value.value, relative: relative_r, sojourn: sojourn_r }
-}
-
-type Seated<A, R> = Match<Waiter<A, R>, Waiter<R, A>>;
 
 impl<A, R> State<A, R> {
     fn oldest(&self) -> Option<Time> {
         self.core.asks().oldest().or(self.core.ask_rs().oldest())
-    }
-
-    fn try_ask(&mut self, now: Time, one: Waiter<A, R>) -> Result<Seated<A, R>, Waiter<A, R>> {
-        let met = self.core.try_ask(now, now, one, &mut self.drops)?;
-        self.counts.matched += 1;
-        Ok(met)
-    }
-
-    fn try_ask_r(&mut self, now: Time, one: Waiter<R, A>) -> Result<Seated<A, R>, Waiter<R, A>> {
-        let met = self.core.try_ask_r(now, now, one, &mut self.drops)?;
-        self.counts.matched += 1;
-        Ok(met)
     }
 
     fn count(&mut self, reason: Reason) {
@@ -356,47 +438,135 @@ impl<A, R> State<A, R> {
             Reason::Draining => {}
         }
     }
+
+    /// Why somebody need not even come in.
+    fn refuse(&self, now: Time, until: Time) -> Option<Reason> {
+        match (self.closed, until <= now) {
+            (true, _) => Some(Reason::Draining),
+            (false, true) => Some(Reason::Expired),
+            (false, false) => None,
+        }
+    }
+
+    /// Tells whom the core dropped; says whom to wake.
+    fn tell(&mut self, now: Time, left: &Left<A, R>) -> Vec<Waker> {
+        let oldest = self.oldest();
+        let mut wakers = Vec::with_capacity(left.asks.len() + left.ask_rs.len());
+        for dropped in &left.asks {
+            self.count(dropped.reason);
+            let answer = Err(shed(dropped, now, oldest));
+            wakers.extend(self.asks.tell(dropped.value.place, answer));
+        }
+        for dropped in &left.ask_rs {
+            self.count(dropped.reason);
+            let answer = Err(shed(dropped, now, oldest));
+            wakers.extend(self.ask_rs.tell(dropped.value.place, answer));
+        }
+        wakers
+    }
 }
 
 impl<A, R> Shared<A, R> {
+    /// Whoever finds the lock held steps back, longer each time, before it sleeps on it: calls are
+    /// far shorter than a sleep, and the thread that holds the lock has its lines at hand.
     fn lock(&self) -> MutexGuard<'_, State<A, R>> {
+        for tries in 0..STEPS_BACK {
+            match self.state.try_lock() {
+                Ok(state) => return state,
+                Err(TryLockError::Poisoned(state)) => return state.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            for _ in 0..(8 << tries) {
+                core::hint::spin_loop();
+            }
+        }
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a call: has the task come in time, releases the lock, tells who was turned away.
-    fn tell(&self, mut state: MutexGuard<'_, State<A, R>>, now: Time) {
+    /// Begins a call.
+    fn enter(&self) -> (MutexGuard<'_, State<A, R>>, Time) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.now = state.now.max(now);
+        let now = state.now;
+        (state, now)
+    }
+
+    /// Ends a call: has the task come in time, tells who was dropped, releases the lock, and then
+    /// wakes whoever was told.
+    fn leave(&self, mut state: MutexGuard<'_, State<A, R>>, now: Time, met: Option<Waker>) {
         if let Some(due) = state.core.deadline().filter(|due| *due < state.armed) {
             state.armed = due;
             self.wake.notify_one();
         }
         if state.drops.is_empty() {
-            return;
+            drop(state);
+        } else {
+            let left = core::mem::take(&mut state.drops);
+            let wakers = state.tell(now, &left);
+            drop(state);
+            wakers.into_iter().for_each(Waker::wake);
         }
-        let reasons = state.drops.asks.iter().map(|drop| drop.reason);
-        let reasons_r = state.drops.ask_rs.iter().map(|drop| drop.reason);
-        let reasons: Vec<Reason> = reasons.chain(reasons_r).collect();
-        for reason in reasons {
-            state.count(reason);
+        if let Some(waker) = met {
+            waker.wake();
         }
-        let (drops, oldest) = (core::mem::take(&mut state.drops), state.oldest());
-        drop(state);
-        News { now, oldest, drops }.spread();
     }
-}
 
-impl<A, R> News<A, R> {
-    fn spread(self) {
-        let (now, oldest) = (self.now, self.oldest);
-        for dropped in self.drops.asks {
-            let answer = shed(&dropped, now, oldest);
-            if let Some(tell) = dropped.value.tell {
-                let _ = tell.send(Err(answer));
+    /// Meets the other side, is turned away or waits.
+    fn ask<H: Half<A, R>>(
+        &self,
+        value: H::Own,
+        until: Time,
+        waker: &Waker,
+    ) -> Step<H::Own, H::Other> {
+        let (mut state, now) = self.enter();
+        if let Some(reason) = state.refuse(now, until) {
+            state.count(reason);
+            return Step::Told(Err(Shed { reason, sojourn: Span::ZERO, retry_after: Span::ZERO }));
+        }
+        let place = H::seats(&mut state).vacant();
+        let State { core, drops, .. } = &mut *state;
+        match H::ask(core, now, Waiter { value, place }, drops) {
+            Outcome::Matched(met) => {
+                state.counts.matched += 1;
+                let (go, other) = H::settle(&mut state, now, met);
+                self.leave(state, now, other);
+                Step::Told(Ok(go))
+            }
+            Outcome::Waiting(key) => {
+                H::expire_at(core, key, until);
+                H::seats(&mut state).take(Some(waker.clone()));
+                self.leave(state, now, None);
+                Step::Waits(place, key)
+            }
+            Outcome::Dropped => {
+                // It is told where the others are.
+                H::seats(&mut state).take(None);
+                self.leave(state, now, None);
+                match H::seats(&mut self.lock()).leave(place) {
+                    Seat::Told(answer) => Step::Told(answer),
+                    Seat::Free(_) | Seat::Taken(_) => unreachable!("it was dropped"),
+                }
             }
         }
-        for dropped in self.drops.ask_rs {
-            let answer = shed(&dropped, now, oldest);
-            if let Some(tell) = dropped.value.tell {
-                let _ = tell.send(Err(answer));
+    }
+
+    /// Meets the other side or nobody.
+    fn meet<H: Half<A, R>>(&self, value: H::Own) -> Result<Go<H::Other>, H::Own> {
+        let (mut state, now) = self.enter();
+        let State { core, drops, .. } = &mut *state;
+        // It never stands in the line, so nobody tells it anything.
+        let waiter = Waiter { value, place: usize::MAX };
+        match H::try_ask(core, now, waiter, drops) {
+            Ok(met) => {
+                state.counts.matched += 1;
+                let (go, other) = H::settle(&mut state, now, met);
+                self.leave(state, now, other);
+                Ok(go)
+            }
+            Err(waiter) => {
+                self.leave(state, now, None);
+                Err(waiter.value)
             }
         }
     }
@@ -404,13 +574,12 @@ impl<A, R> News<A, R> {
 
 impl<A: Send + 'static, R: Send + 'static> Timed for Shared<A, R> {
     fn tick(self: &Arc<Self>) -> Option<Instant> {
-        let now = self.clock.now();
-        let mut state = self.lock();
+        let (mut state, now) = self.enter();
         let State { core, drops, armed, .. } = &mut *state;
         core.tick(now, drops);
         *armed = core.deadline().unwrap_or(Time::MAX);
         let due = core.deadline().and_then(|due| self.clock.instant(due));
-        self.tell(state, now);
+        self.leave(state, now, None);
         due
     }
 }

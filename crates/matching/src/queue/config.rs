@@ -115,7 +115,13 @@ impl QueueConfig {
     /// It is judged every four times `aim`.
     #[must_use]
     pub fn aim(aim: Span, give_up: Span) -> QueueConfig {
-        let aim = Aim { aim, interval: aim.times(4), give_up };
+        QueueConfig::aim_judged(aim, aim.times(4), give_up)
+    }
+
+    /// As [`aim`](QueueConfig::aim), judged every `interval`.
+    #[must_use]
+    pub fn aim_judged(aim: Span, interval: Span, give_up: Span) -> QueueConfig {
+        let aim = Aim { aim, interval, give_up };
         QueueConfig { discipline: Discipline::Aim(aim), ..QueueConfig::default() }
     }
 

@@ -9,7 +9,7 @@ use std::vec::Vec;
 use super::peer::{Ear, Heard, command, greeting, ready};
 use crate::{Call, CloseReason, Cross, Dialect, Note, Outcome, Shard, ShardConfig, Want};
 use bytes::Bytes;
-use engine::{ConnId, Time};
+use engine::{ConnId, PrincipalId, Time};
 
 /// Bytes of the shell's read buffer.
 const BUFFER: usize = 64 * 1024;
@@ -116,7 +116,9 @@ impl House {
 
     pub(super) fn call(&mut self, shard: usize, service: &[u8], body: &[u8]) -> ConnId {
         let (service, body) = (Bytes::copy_from_slice(service), Bytes::copy_from_slice(body));
-        let id = self.shards[shard].call(self.now, Call { service, body });
+        let fair_key = Bytes::new();
+        let id = self.shards[shard]
+            .call(self.now, Call { principal: PrincipalId::HOUSE, service, body, fair_key });
         self.turn();
         id
     }
@@ -151,7 +153,9 @@ impl House {
                     | Note::WorkerLeft(_)
                     | Note::WorkerExpired(_)
                     | Note::WorkerDismissed(..)
+                    | Note::Denied(..)
                     | Note::Garbage(..)
+                    | Note::Alarm(..)
                     | Note::Drained => Seen::Note(note),
                 });
             }

@@ -15,7 +15,7 @@ use crate::mdp::{
 };
 
 /// Gives a message of these frames to `f`.
-fn with_message<T>(frames: &[Vec<u8>], f: impl FnOnce(&Message<'_>) -> T) -> T {
+pub(super) fn with_message<T>(frames: &[Vec<u8>], f: impl FnOnce(&Message<'_>) -> T) -> T {
     let config = Config::new(SocketType::Router);
     let (mut out, mut scratch) = (Vec::new(), Frames::default());
     let mut connection = Connection::new(&config, &mut out);
@@ -30,7 +30,7 @@ fn with_message<T>(frames: &[Vec<u8>], f: impl FnOnce(&Message<'_>) -> T) -> T {
 }
 
 /// Frames between blanks: `-` is the empty one, `x01` an octet, `@` a token of request 0x1f.
-fn frames(text: &str) -> Vec<Vec<u8>> {
+pub(super) fn frames(text: &str) -> Vec<Vec<u8>> {
     let frame = |word: &str| match word.strip_prefix('x') {
         _ if word == "-" => Vec::new(),
         _ if word == "@" => token(RequestId::from_u64(0x1F)).to_vec(),

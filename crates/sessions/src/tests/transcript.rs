@@ -7,9 +7,11 @@
 //!
 //! | command | |
 //! |---|---|
-//! | `house key=n …` | a new house; everything else is default; `shards=n` |
+//! | `house key=n …` | a new house; everything else is default; `shards=n`, `pair=service` |
+//! | `house match=name regulator/name=n` | places where processes meet |
 //! | `@T …` | moves the time to T, with every tick on the way |
 //! | `open c1 …` | `REQ`, `3.0`, `pongs`, `majortomo`, `from=IP`, `shard=n`, `silent` |
+//! | `open c1 front=n …`, `back=n` | at an end of the n-th pair |
 //! | `-> c1 …` | a message of frames: `"text"`, `"x"*9`, hexadecimal octets, or a token, `<r1>` |
 //! | `raw c1 …` | bytes, written as frames are |
 //! | `ping c1 ttl "context"` | of tenths of a second |
@@ -30,8 +32,10 @@ use std::vec::Vec;
 
 use super::house::{House, Seen};
 use super::peer::{Heard, command, message, show};
-use crate::{Dialect, Note, Outcome, ShardConfig, home_of};
-use engine::{ConnId, Span, Time};
+use crate::{Dialect, Note, Outcome, Pair, ShardConfig, Speaks, home_of};
+use bytes::Bytes;
+use engine::{ConnId, MatchRules, RegulatorRules, SideRules, Span, Time};
+use matching::ValveConfig;
 
 #[test]
 fn transcripts() {
@@ -224,7 +228,12 @@ impl Story {
     fn open(&mut self, name: &str, options: &[&str]) {
         let has = |option| options.contains(&option);
         let value = |key| options.iter().find_map(|word| word.strip_prefix(key));
-        let dialect = Dialect { mdp02_service_frame: !has("majortomo") };
+        let speaks = match (value("front="), value("back=")) {
+            (Some(pair), _) => Speaks::PirateFront(number(pair) as usize),
+            (None, Some(pair)) => Speaks::PirateBack(number(pair) as usize),
+            (None, None) => Speaks::Majordomo,
+        };
+        let dialect = Dialect { speaks, mdp02_service_frame: !has("majortomo"), door: 0 };
         let from = value("from=").map(|ip| ip.parse::<IpAddr>().expect("an address"));
         let shard = value("shard=").map_or(0, |n| number(n) as usize);
         let remote = from.map(|ip| SocketAddr::new(ip, 1));
@@ -288,6 +297,7 @@ impl Story {
 
     fn note(&self, note: &Note) -> String {
         match note {
+            Note::Denied(id, ..) => format!("{id:?}: may not call that"),
             Note::WorkerJoined(id, _, service, n) => {
                 format!("{} serves {} × {n}", self.name(*id), show(service))
             }
@@ -296,6 +306,9 @@ impl Story {
             Note::WorkerDismissed(id, why) => format!("{} dismissed for {why}", self.name(*id)),
             Note::Garbage(id, why) => format!("garbage of {}: {why}", self.name(*id)),
             Note::Drained => "drained".into(),
+            Note::Alarm(service, raised, _) => {
+                format!("note {} alarm {raised}", String::from_utf8_lossy(service))
+            }
             Note::Closed(..) => unreachable!("it was taken apart before"),
         }
     }
@@ -365,6 +378,22 @@ fn set_all(config: &mut ShardConfig, keys: &[&str]) -> u8 {
     let mut shards = 1;
     for word in keys {
         let (key, value) = word.split_once('=').expect("key=value");
+        if key == "pair" {
+            let service = Bytes::copy_from_slice(value.as_bytes());
+            let heartbeat = Span::from_millis(1_000);
+            config.pairs.push(Pair { service, heartbeat, liveness: 3 });
+            continue;
+        }
+        if let Some(name) = key.strip_prefix("regulator/") {
+            let valve = ValveConfig::limit(number(value) as usize);
+            let rules = RegulatorRules { line: SideRules::default(), valve };
+            config.engine.meetings.regulators.insert(name.as_bytes().into(), rules);
+            continue;
+        }
+        if key == "match" {
+            config.engine.meetings.matches.insert(value.as_bytes().into(), MatchRules::default());
+            continue;
+        }
         let value = number(value);
         let service = &mut config.engine.defaults;
         match key {

@@ -1,11 +1,12 @@
 //! Clients: lockstep or pipelined, alone or behind proxies, patient or not.
 
 use engine::{Span, Time};
+use sessions::Speaks;
 use zmtp::SocketType;
 
 use super::ledger::Ledger;
 use super::speaker::Speaker;
-use super::words::{ClientReply, Dialect, Frames};
+use super::words::{ClientReply, Dialect, Frames, Letters};
 use super::{SERVICES, Truth};
 use crate::Violation;
 use crate::rng::Rng;
@@ -35,14 +36,16 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn some(rng: &mut Rng, names_service: bool) -> Client {
+        // Of a Paranoid Pirate queue, which is told by its endpoint alone.
+        let pirate = rng.chance(30).then_some(Letters::Octets);
         let lockstep = rng.chance(35);
         let req = lockstep && rng.chance(50);
-        let v02 = !req && rng.chance(50);
+        let v02 = !req && pirate.is_none() && rng.chance(50);
         let hops = if rng.chance(60) && !req { 1 + rng.below(3) } else { 0 };
         let flood = !lockstep && rng.chance(25);
         let delimiter = !v02 || hops > 0 || rng.chance(40);
         Client {
-            dialect: Dialect { v02, delimiter, names_service },
+            dialect: Dialect { v02, delimiter, names_service, pirate },
             socket_type: if req { SocketType::Req } else { SocketType::Dealer },
             hops,
             window: if lockstep { 1 } else { 1 + rng.skewed(200) as usize },
@@ -57,7 +60,7 @@ impl Client {
             } else {
                 Span::from_millis(rng.between(300, 5_000))
             },
-            curious: rng.pick(&[0, 0, 10, 40]),
+            curious: if pirate.is_some() { 0 } else { rng.pick(&[0, 0, 10, 40]) },
             favourite: rng.index(SERVICES.len()),
             open: Vec::new(),
             questions: Vec::new(),
@@ -79,6 +82,14 @@ impl Client {
         self.questions.clear();
         self.ask_at = now;
         self.heard = now;
+    }
+
+    /// Where it connects.
+    pub(crate) fn speaks(&self) -> Speaks {
+        match self.dialect.pirate {
+            Some(_) => Speaks::PirateFront(self.favourite),
+            None => Speaks::Majordomo,
+        }
     }
 
     /// When it next does something on its own.
@@ -116,7 +127,8 @@ impl Client {
             if !self.waits() {
                 self.heard = now;
             }
-            let service = if rng.chance(70) { self.favourite } else { rng.index(SERVICES.len()) };
+            let faithful = self.dialect.pirate.is_some() || rng.chance(70);
+            let service = if faithful { self.favourite } else { rng.index(SERVICES.len()) };
             let names = !self.dialect.v02 || self.dialect.names_service;
             if names && rng.chance(self.curious) {
                 self.questions.push((service, truth.without_worker_since(service)));

@@ -1,6 +1,7 @@
 //! Peers that send garbage of every kind.
 
 use engine::{Span, Time};
+use sessions::Speaks;
 use zmtp::put_ping;
 
 use super::speaker::{Speaker, put_message};
@@ -12,6 +13,8 @@ pub(crate) struct Noise {
     kind: u64,
     /// It never reads.
     pub(crate) deaf: bool,
+    /// Where it connects.
+    pub(crate) speaks: Speaks,
     said_at: Time,
     pause: Span,
 }
@@ -26,6 +29,12 @@ impl Noise {
         Noise {
             kind,
             deaf: matches!(kind, 4 | 8),
+            speaks: rng.pick(&[
+                Speaks::Majordomo,
+                Speaks::Majordomo,
+                Speaks::PirateFront(0),
+                Speaks::PirateBack(0),
+            ]),
             said_at: Time::ZERO,
             pause: Span::from_nanos(1_000_000 + rng.skewed(300_000_000) as i64),
         }
@@ -75,7 +84,14 @@ impl Noise {
             }
             5 => bytes = b"\x02\x7f\xff\xff\xff\xff\xff\xff\xff".to_vec(),
             6 => bytes = b"\x01\x01x".repeat(40),
-            7 => put_message(&mut bytes, &some_garbage(rng)),
+            7 => {
+                let mut frames = some_garbage(rng);
+                // A back end takes a single frame of the right octet for a worker.
+                if let Speaks::PirateBack(_) = self.speaks {
+                    frames.push(Vec::new());
+                }
+                put_message(&mut bytes, &frames);
+            }
             _ => put_message(&mut bytes, &some_words(rng)),
         }
         speaker.babble(&bytes);
@@ -92,7 +108,12 @@ fn some_garbage(rng: &mut Rng) -> Frames {
 
 /// Well-formed words at the wrong time, none of them an offer for a service of others.
 fn some_words(rng: &mut Rng) -> Frames {
-    let dialect = Dialect { v02: rng.chance(50), delimiter: rng.chance(70), names_service: true };
+    let dialect = Dialect {
+        v02: rng.chance(50),
+        delimiter: rng.chance(70),
+        names_service: true,
+        pirate: None,
+    };
     let body = vec![b"noise".to_vec(), octets(rng, 40)];
     let envelope = vec![Vec::new()];
     match rng.below(8) {

@@ -2,8 +2,11 @@
 //!
 //! Swarm testing: each run lacks some kinds of faults and has others in plenty.
 
-use engine::{ServiceConfig, Span};
-use sessions::ShardConfig;
+use core::num::NonZero;
+
+use engine::{AlarmRules, AtBound, Fair, FairBy, ServiceConfig, Span, ValveRules};
+use matching::{Breaker, Codel, Gradient, Order, PieConfig, PieSide, Rule, ValveConfig};
+use sessions::{Bytes, Pair, ShardConfig};
 
 use super::SERVICES;
 use super::ledger::Ledger;
@@ -33,7 +36,8 @@ pub(crate) struct Setting {
     pub(crate) names_service: bool,
     /// Every refusal is answered in band.
     pub(crate) answers_all: bool,
-    /// The shell notices the end of a stream it does not read.
+    /// The shell notices the end of a stream it does not read, as the real one does. One that does
+    /// not has to be told of all room, or it leaves connections behind.
     pub(crate) sees_end: bool,
     /// Longest line any rules of the run allow.
     pub(crate) queue_max: usize,
@@ -52,6 +56,13 @@ impl Setting {
             liveness: rng.pick(&[2, 3, 4]),
             ..ShardConfig::default()
         };
+        shard.pairs = SERVICES
+            .map(|name| Pair {
+                service: Bytes::from_static(name),
+                heartbeat: Span::from_millis(rng.pick(&[100, 300, 1_000])),
+                liveness: rng.pick(&[2, 3, 4]),
+            })
+            .into();
         shard.limits.connections = rng.pick(&[6, 20, 100]);
         shard.limits.out_bytes = rng.pick(&[16 << 10, 256 << 10, 4 << 20]);
         shard.limits.handshake = Span::from_millis(rng.pick(&[500, 5_000]));
@@ -86,7 +97,7 @@ impl Setting {
             large,
             names_service: rng.chance(80),
             answers_all,
-            sees_end: rng.chance(70),
+            sees_end: rng.chance(50),
             queue_max: 0,
             offers_max: workers * 32,
             message_max: if large { 1 << 20 } else { 16 << 10 },
@@ -98,6 +109,8 @@ impl Setting {
     /// New rules for services.
     pub(crate) fn reload(&mut self, rng: &mut Rng) {
         let answers_all = self.answers_all;
+        // Where nobody may wait, there is no room any more once the workers have left.
+        let shortest = usize::from(!self.sees_end);
         let service = |rng: &mut Rng| ServiceConfig {
             aim: if rng.chance(20) {
                 Span::from_millis(rng.pick(&[5, 50, 500]))
@@ -105,7 +118,7 @@ impl Setting {
                 Span::MAX
             },
             max_deliveries: rng.pick(&[1, 2, 3, 8]),
-            queue_max: rng.pick(&[1, 3, 20, 1_000]),
+            queue_max: rng.pick(&[shortest, 1, 3, 20, 1_000]),
             queue_bytes: rng.pick(&[600, 20_000, 1 << 30]),
             give_up: if rng.chance(60) {
                 Span::MAX
@@ -118,6 +131,7 @@ impl Setting {
                 Span::from_millis(rng.between(300, 3_000))
             },
             answer_refusals: answers_all || rng.chance(50),
+            ..if rng.chance(30) { kept_somehow(rng) } else { ServiceConfig::default() }
         };
         self.shard.engine.defaults = service(rng);
         self.shard.engine.by_name.clear();
@@ -136,5 +150,37 @@ impl Setting {
         for (most, name) in ledger.deliveries_max.iter_mut().zip(SERVICES) {
             *most = (*most).max(self.shard.engine.service(name).max_deliveries);
         }
+    }
+}
+
+/// Lines of every kind, valves and guards. Many rules stay what they are by default.
+fn kept_somehow(rng: &mut Rng) -> ServiceConfig {
+    let millis = |rng: &mut Rng, from, to| Span::from_millis(rng.between(from, to));
+    let rule = match rng.between(0, 5) {
+        0 => Rule::Open,
+        1 => Rule::Rate { limit: rng.pick(&[1, 5, 50]), interval: millis(rng, 10, 500) },
+        2 => Rule::Codel { target: millis(rng, 5, 200), interval: millis(rng, 50, 500) },
+        3 => Rule::Gradient(Gradient { start: 3, window: millis(rng, 50, 500), tolerance: 50 }),
+        _ => {
+            Rule::Breaker(Breaker { failures: 2, rest: millis(rng, 50, 500), ..Breaker::default() })
+        }
+    };
+    let valve = ValveConfig { min: 1, max: rng.pick(&[1, 3, 100]), rule };
+    let fair_by =
+        rng.pick(&[FairBy::Connection, FairBy::Principal, FairBy::FirstFrame, FairBy::Class]);
+    let flows = NonZero::new(rng.pick(&[1, 3, 1_024])).unwrap_or(NonZero::<u64>::MIN);
+    let codel = Codel { target: millis(rng, 1, 50), interval: millis(rng, 50, 500) };
+    let wait = millis(rng, 50, 1_000);
+    let side = PieSide { target: millis(rng, 10, 500), interval: millis(rng, 10, 500) };
+    ServiceConfig {
+        codel: rng.chance(20).then_some(codel),
+        order: rng.pick(&[Order::Fifo, Order::Fifo, Order::Lifo, Order::Adaptive]),
+        keep: rng.pick(&[0, 0, 2]),
+        when_full: rng.pick(&[AtBound::HoldBack, AtBound::HoldBack, AtBound::Refuse]),
+        fair: rng.chance(30).then_some(Fair { by: fair_by, flows }),
+        valve: rng.chance(30).then_some(ValveRules { valve, refuse: rng.chance(30) }),
+        protect: rng.chance(20).then_some(PieConfig { ask: side, ..PieConfig::default() }),
+        alarm: rng.chance(30).then_some(AlarmRules { wait, lasting: wait }),
+        ..ServiceConfig::default()
     }
 }

@@ -1,5 +1,5 @@
-//! Majordomo as the peers of the simulation speak it: written from RFC 7 and RFC 18, on purpose not
-//! shared with the broker's own reading of them.
+//! Majordomo and Paranoid Pirate as the peers of the simulation speak them: written from RFC 6, 7
+//! and 18, on purpose not shared with the broker's own reading of them.
 
 pub(crate) type Frames = Vec<Vec<u8>>;
 
@@ -12,6 +12,31 @@ pub(crate) struct Dialect {
     pub(crate) delimiter: bool,
     /// Replies to its MDP/0.2 requests name the service.
     pub(crate) names_service: bool,
+    /// Paranoid Pirate instead, with control words of octets or of text.
+    pub(crate) pirate: Option<Letters>,
+}
+
+/// READY and HEARTBEAT of Paranoid Pirate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Letters {
+    Octets,
+    Text,
+}
+
+impl Letters {
+    fn ready(self) -> Vec<u8> {
+        match self {
+            Letters::Octets => vec![1],
+            Letters::Text => b"READY".to_vec(),
+        }
+    }
+
+    fn heartbeat(self) -> Vec<u8> {
+        match self {
+            Letters::Octets => vec![2],
+            Letters::Text => b"HEARTBEAT".to_vec(),
+        }
+    }
 }
 
 /// What a client hears.
@@ -56,6 +81,10 @@ impl Dialect {
     /// A request. `envelope`: everything before the header.
     pub(crate) fn request(self, envelope: &Frames, service: &[u8], body: &Frames) -> Frames {
         let mut frames = envelope.clone();
+        if self.pirate.is_some() {
+            frames.extend(body.iter().cloned());
+            return frames;
+        }
         frames.push(self.client_header().to_vec());
         if self.v02 {
             frames.push(vec![1]);
@@ -67,6 +96,17 @@ impl Dialect {
 
     /// Reads a reply; `None` if it is none.
     pub(crate) fn read_reply(self, mut frames: Frames) -> Option<ClientReply> {
+        if self.pirate.is_some() {
+            let empty = frames.iter().position(Vec::is_empty)?;
+            let body = frames.split_off(empty + 1);
+            let (service, last) = (None, true);
+            return (!body.is_empty()).then_some(ClientReply {
+                envelope: frames,
+                service,
+                last,
+                body,
+            });
+        }
         let header = frames.iter().position(|frame| frame == self.client_header())?;
         let mut rest = frames.split_off(header).into_iter().skip(1);
         let last = if self.v02 {
@@ -84,6 +124,19 @@ impl Dialect {
     }
 
     pub(crate) fn say(self, word: WorkerSays<'_>) -> Frames {
+        if let Some(letters) = self.pirate {
+            return match word {
+                WorkerSays::Ready { .. } => vec![letters.ready()],
+                WorkerSays::Reply { token, body, empty, .. } => {
+                    let mut frames = vec![token.to_vec()];
+                    frames.extend(empty.then(Vec::new));
+                    frames.extend(body);
+                    frames
+                }
+                WorkerSays::Heartbeat => vec![letters.heartbeat()],
+                WorkerSays::Disconnect => unreachable!("Paranoid Pirate has no goodbye"),
+            };
+        }
         let mut frames = self.head();
         frames.push(self.worker_header().to_vec());
         match word {
@@ -109,6 +162,16 @@ impl Dialect {
 
     /// Reads the broker's word to a worker; `None` if it is none.
     pub(crate) fn hear(self, frames: Frames) -> Option<WorkerHears> {
+        if let Some(letters) = self.pirate {
+            if frames.len() == 1 {
+                return (frames[0] == letters.heartbeat()).then_some(WorkerHears::Heartbeat);
+            }
+            let mut rest = frames.into_iter();
+            let (token, empty) = (rest.next()?, rest.next()?);
+            let body: Frames = rest.collect();
+            let whole = empty.is_empty() && !body.is_empty();
+            return whole.then_some(WorkerHears::Request { token, body });
+        }
         let mut rest = frames.into_iter();
         if self.delimiter && !rest.next()?.is_empty() {
             return None;

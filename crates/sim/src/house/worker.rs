@@ -1,11 +1,12 @@
 //! Workers: quick, slow, silent, and of bad manners.
 
 use engine::{Span, Time};
+use sessions::{Pair, Speaks};
 
 use super::SERVICES;
 use super::ledger::Ledger;
 use super::speaker::Speaker;
-use super::words::{Dialect, Frames, WorkerHears, WorkerSays};
+use super::words::{Dialect, Frames, Letters, WorkerHears, WorkerSays};
 use crate::Violation;
 use crate::rng::Rng;
 
@@ -65,21 +66,43 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn some(rng: &mut Rng, service: usize, interval: Span, liveness: u32) -> Worker {
-        let v02 = rng.chance(50);
+    /// `pairs`: Paranoid Pirate queues, one for each service.
+    pub(crate) fn some(
+        rng: &mut Rng,
+        service: usize,
+        interval: Span,
+        liveness: u32,
+        pairs: &[Pair],
+    ) -> Worker {
+        let letters = rng.pick(&[Letters::Octets, Letters::Text]);
+        let pirate = rng.chance(40).then_some(letters);
+        let (interval, liveness) = match pirate {
+            Some(_) => (pairs[service].heartbeat, pairs[service].liveness),
+            None => (interval, liveness),
+        };
+        let v02 = pirate.is_none() && rng.chance(50);
         let bad = |rng: &mut Rng| if rng.chance(60) { 0 } else { rng.skewed(40) };
         let manners = Manners {
             crash: bad(rng),
             hang: bad(rng),
-            leave: bad(rng),
+            leave: if pirate.is_some() { 0 } else { bad(rng) },
             stray: bad(rng),
             forge: bad(rng),
             second_ready: bad(rng),
         };
         Worker {
-            dialect: Dialect { v02, delimiter: !v02 || rng.chance(40), names_service: true },
+            dialect: Dialect {
+                v02,
+                delimiter: !v02 || rng.chance(40),
+                names_service: true,
+                pirate,
+            },
             service,
-            concurrency: if rng.chance(60) { 1 } else { 1 + rng.skewed(16) as usize },
+            concurrency: if pirate.is_some() || rng.chance(60) {
+                1
+            } else {
+                1 + rng.skewed(16) as usize
+            },
             manners,
             beats: rng.chance(80),
             beats_when_busy: rng.chance(50),
@@ -93,6 +116,14 @@ impl Worker {
             beat_at: Time::MAX,
             heard: Time::ZERO,
             seen: None,
+        }
+    }
+
+    /// Where it connects.
+    pub(crate) fn speaks(&self) -> Speaks {
+        match self.dialect.pirate {
+            Some(_) => Speaks::PirateBack(self.service),
+            None => Speaks::Majordomo,
         }
     }
 

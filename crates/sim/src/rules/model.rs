@@ -29,6 +29,7 @@ pub(crate) fn why(expulsion: Expulsion) -> u8 {
         Expulsion::SecondOffer => 1,
         Expulsion::ExecutionLimit => 2,
         Expulsion::TooManyServices => 3,
+        Expulsion::Denied => 4,
     }
 }
 
@@ -243,7 +244,7 @@ impl Model {
     pub(crate) fn configure(&mut self, now: Time, config: Config) {
         self.config = config;
         for (service, state) in &mut self.services {
-            state.config = self.config.service(self.names[*service]);
+            state.config = *self.config.service(self.names[*service]);
         }
         self.tick(now);
     }
@@ -303,7 +304,7 @@ impl Model {
             return false;
         }
         let config = self.config.service(self.names[service]);
-        self.services.insert(service, Service { config, ..Service::default() });
+        self.services.insert(service, Service { config: *config, ..Service::default() });
         true
     }
 
@@ -320,8 +321,11 @@ impl Model {
         let state = &self.services[&service];
         let promised: u64 = state.promised.iter().map(|(_, bytes)| bytes).sum();
         let total = self.waiting_bytes(service) + promised + bytes;
-        state.offers.is_empty()
-            && (state.line.len() + state.promised.len() >= state.config.queue_max
+        // Each free offer takes one request, those that were promised room first.
+        let unpromised = state.offers.len().saturating_sub(state.promised.len());
+        let would_wait = state.promised.len().saturating_sub(state.offers.len());
+        unpromised == 0
+            && (state.line.len() + would_wait >= state.config.queue_max
                 || total > state.config.queue_bytes)
     }
 

@@ -279,7 +279,7 @@ fn a_recorded_libzmq_req_is_understood() {
     assert_eq!(heard.peer, (1, Some(SocketType::Req), vec![]));
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(super) fn unhex(text: &str) -> Vec<u8> {
     let digit = |c: &u8| char::from(*c).to_digit(16).unwrap() as u8;
     text.as_bytes().chunks(2).map(|pair| digit(&pair[0]) << 4 | digit(&pair[1])).collect()
 }

@@ -6,7 +6,7 @@ use super::*;
 
 /// What a peer may do once it is through.
 #[derive(Clone, Debug)]
-enum Act {
+pub(super) enum Act {
     Message(Vec<Vec<u8>>),
     /// As `Message`, with a PING before its last frame.
     Interrupted(Vec<Vec<u8>>),
@@ -15,7 +15,7 @@ enum Act {
 }
 
 impl Act {
-    fn put(&self, out: &mut Vec<u8>) {
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
         match self {
             Act::Message(frames) | Act::Interrupted(frames) => {
                 let last = frames.len() - 1;
@@ -50,7 +50,7 @@ impl Act {
     }
 }
 
-fn act() -> impl Strategy<Value = Act> {
+pub(super) fn act() -> impl Strategy<Value = Act> {
     let frame = prop_oneof![
         8 => prop::collection::vec(any::<u8>(), 0..20),
         1 => prop::collection::vec(any::<u8>(), 250..600),

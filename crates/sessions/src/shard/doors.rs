@@ -1,0 +1,121 @@
+//! The way in: handshakes that take work, claims that are judged, and what becomes of those who are
+//! inside when the rules change.
+
+use alloc::boxed::Box;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::mem;
+
+use engine::{ConnId, PrincipalId, Time};
+use zmtp::{Work, Worked};
+
+use super::Shard;
+use crate::door::Credentials;
+use crate::floor::CloseReason;
+
+impl Shard {
+    /// How each listener's peers are asked who they are, by [`Dialect::door`](crate::Dialect).
+    #[must_use]
+    pub fn doors(&self) -> &[zmtp::Config] {
+        &self.doors
+    }
+
+    /// Handshakes that wait for [`take_work`](Shard::take_work).
+    #[must_use]
+    pub fn work_len(&self) -> usize {
+        self.work.len()
+    }
+
+    /// The next costly step of a handshake, to be run wherever it holds nobody up; then
+    /// [`worked`](Shard::worked). With it, the place of its configuration in
+    /// [`doors`](Shard::doors).
+    pub fn take_work(&mut self) -> Option<(ConnId, usize, Work)> {
+        while let Some((id, work)) = self.work.pop_front() {
+            if let Some(wire) = self.floor.wire(id).filter(|wire| !wire.closing) {
+                return Some((id, usize::from(wire.dialect.door), work));
+            }
+        }
+        None
+    }
+
+    /// What came of a step of a handshake.
+    pub fn worked(&mut self, now: Time, id: ConnId, worked: Worked) {
+        self.floor.now = now;
+        let Some(wire) = self.floor.touch(id) else { return };
+        let config = &self.doors[usize::from(wire.dialect.door)];
+        match wire.zmtp.finish(config, worked, wire.outbox.small()) {
+            Ok(event) => {
+                self.on_zmtp(now, id, event);
+                // What it said meanwhile was left alone.
+                self.floor.resumed.push_back(id);
+            }
+            Err(error) => self.turn_out(id, &error),
+        }
+        self.settle(now);
+    }
+
+    /// Puts a step where it will be found: behind others of its kind, but those who showed that
+    /// they get our answers come before those who did not.
+    pub(super) fn queue_work(&mut self, id: ConnId) {
+        let Some(work) = self.floor.wire(id).and_then(|wire| wire.zmtp.take_work()) else { return };
+        if self.work.len() >= self.floor.config.limits.handshakes {
+            self.floor.counters.crowded += 1;
+            return self.floor.die(id, CloseReason::Crowded);
+        }
+        if work.is_urgent() {
+            self.work.push_front((id, work));
+        } else {
+            self.work.push_back((id, work));
+        }
+    }
+
+    /// A peer says who it is.
+    pub(super) fn on_claim(&mut self, now: Time, id: ConnId) {
+        let Some(wire) = self.floor.wire(id) else { return };
+        let Some(claim) = wire.zmtp.claim() else { return };
+        let known = self
+            .credentials
+            .check(&claim)
+            .and_then(|(name, proof)| Some((self.engine.principal(name)?, proof)));
+        let Some(wire) = self.floor.touch(id) else { return };
+        if let Some((principal, proof)) = known {
+            (wire.principal, wire.proof) = (principal, Some(Box::new(proof)));
+            let config = &self.doors[usize::from(wire.dialect.door)];
+            let event = wire.zmtp.admit(config, wire.outbox.small());
+            self.on_zmtp(now, id, event);
+        } else {
+            let error = wire.zmtp.deny(wire.outbox.small());
+            self.floor.counters.denied += 1;
+            self.turn_out(id, &error);
+        }
+    }
+
+    /// Ends a connection that broke the protocol or may not come in, after what it was told.
+    pub(super) fn turn_out(&mut self, id: ConnId, error: &zmtp::Error) {
+        if self.floor.wire(id).is_some_and(|wire| !wire.zmtp.is_ready()) {
+            self.floor.counters.failed_handshakes += 1;
+        }
+        self.floor.die(id, CloseReason::Zmtp(error.kind(), error.to_string()));
+        if let Some(wire) = self.floor.wire(id) {
+            wire.closing = true;
+        }
+    }
+
+    /// New credentials: who came in with one that is no longer good has to leave.
+    pub(super) fn replace_credentials(&mut self, new: Credentials) {
+        let before = mem::replace(&mut self.credentials, new);
+        let ids: Vec<ConnId> = self.floor.wires().map(|(id, _)| id).collect();
+        for id in ids {
+            let Some(wire) = self.floor.wire(id) else { continue };
+            let Some(proof) = wire.proof.as_deref() else { continue };
+            let name = self.credentials.check_again(&before, proof);
+            match name.and_then(|name| self.engine.principal(name)) {
+                Some(principal) => wire.principal = principal,
+                None => {
+                    wire.principal = PrincipalId::ANONYMOUS;
+                    self.floor.die(id, CloseReason::Revoked);
+                }
+            }
+        }
+    }
+}
