@@ -19,7 +19,7 @@ usage: cargo xtask COMMAND
   interop [ARG ...]  run only the interop suite; arguments go to pytest
   sim --seed N [--shards 2] [--log] [--planted NAME]  replay one simulated run
   tidy              check what no compiler checks: docs, names, arrows between crates
-  bench [e1 ... e5 latency memory idle curve matching]  measure all or these
+  bench [e1 ... e5 latency memory idle curve matching stomp]  measure all or these
   bench store       measure durable tasks per second beside bare fsyncs of the same disk
   deny              check licences, sources and duplicates of dependencies
   fuzz [--seconds N]  replay the committed corpora, then fuzz each target for N (30) seconds";

@@ -14,7 +14,8 @@ pub struct HeartBeat {
 }
 
 impl HeartBeat {
-    /// Reads the header's value: two decimals and a comma. Spaces around them are forgiven.
+    /// Reads the header's value: two decimals and a comma. Spaces around them are forgiven; what is
+    /// more than 49 days is taken for that.
     ///
     /// # Errors
     /// [`Error::BadHeader`].
@@ -22,7 +23,7 @@ impl HeartBeat {
         let number = |text: &str| {
             let text = text.trim_matches(' ');
             let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-            if digits { text.parse().ok() } else { None }
+            digits.then(|| text.parse().unwrap_or(u32::MAX))
         };
         let parsed = value.split_once(',').and_then(|(send, receive)| {
             Some(HeartBeat { send_ms: number(send)?, receive_ms: number(receive)? })

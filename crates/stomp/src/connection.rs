@@ -8,9 +8,9 @@ use memchr::memchr;
 
 use crate::beat::{Beats, HeartBeat};
 use crate::command::{Command, Version};
-use crate::error::{Error, Misuse, What, printable};
+use crate::error::{Error, Misuse, What};
 use crate::escape::Escapes;
-use crate::frame::{BAD_ESCAPE, Head, Scan, receipt_of};
+use crate::frame::{Head, Scan, Wrong};
 use crate::limits::Limits;
 use crate::write::{Refusal, Writer, put_error};
 
@@ -111,6 +111,10 @@ pub enum Step {
 impl Connection {
     /// A server's new connection.
     pub fn server() -> Connection {
+        Connection::new()
+    }
+
+    fn new() -> Connection {
         Connection {
             phase: Phase::Opening,
             version: Version::V1_0,
@@ -143,7 +147,7 @@ impl Connection {
             writer = writer.header(name, value);
         }
         writer.body(b"")?;
-        Ok(Connection::server())
+        Ok(Connection::new())
     }
 
     /// The version: negotiated, or the oldest before.
@@ -210,92 +214,87 @@ impl Connection {
         head: &mut Head,
         out: &mut Vec<u8>,
     ) -> Result<Step, Error> {
+        match self.phase {
+            Phase::Asked => return Ok(Step::Answer),
+            Phase::Closed if !buf.is_empty() => return Ok(Step::Skip { len: buf.len() }),
+            Phase::Opening | Phase::Open | Phase::Closed => {}
+        }
         if buf.len() < self.need.max(1) {
             return Ok(Step::More { need: self.need.max(1) });
         }
-        match self.phase {
-            Phase::Closed => return Ok(Step::Skip { len: buf.len() }),
-            Phase::Asked => return Ok(Step::Answer),
-            Phase::Opening | Phase::Open => {}
+        // A frame always starts at the start of the buffer: what is between frames goes first.
+        let between = |octet: &u8| matches!(octet, b'\n' | b'\r' | 0);
+        if between(&buf[0]) {
+            let len = buf.iter().position(|octet| !between(octet)).unwrap_or(buf.len());
+            return Ok(Step::Skip { len });
         }
-        let start = buf.iter().position(|b| !matches!(b, b'\n' | b'\r' | 0)).unwrap_or(buf.len());
-        match self.next_frame(config, buf, start, head) {
-            Ok(Step::More { .. }) if start > 0 => {
+        let step = match self.read(config, buf, head) {
+            Ok(Some(len)) => {
                 self.forget();
-                Ok(Step::Skip { len: start })
+                self.on_frame(config, buf, head).map(|()| Step::Frame { len })
             }
-            Ok(Step::Frame { len }) => {
-                self.forget();
-                self.on_frame(config, buf, head, out).map(|()| Step::Frame { len })
-            }
-            Ok(step) => Ok(step),
-            Err(error) => Err(self.fail(config, &buf[start..], error, out)),
-        }
+            Ok(None) => Ok(Step::More { need: self.need }),
+            Err(error) => Err(error),
+        };
+        step.map_err(|error| self.fail(config, buf, head, error, out))
     }
 
+    /// The length of the frame at the start of `buf`, with its NUL; `None` if it is not whole yet.
+    ///
+    /// After an error `head` describes the frame if the whole of its head is there, however it
+    /// came, and else nothing.
     #[inline]
-    fn next_frame(
+    fn read(
         &mut self,
         config: &Config,
         buf: &[u8],
-        start: usize,
         head: &mut Head,
-    ) -> Result<Step, Error> {
-        if start == buf.len() {
-            return Ok(Step::More { need: start + 1 });
-        }
+    ) -> Result<Option<usize>, Error> {
         let limits = &self.limits(config);
-        let is_known = self.body.is_some();
-        if let Some((from, searched)) = self.body {
-            let Some(_) = self.find_end(limits, buf, start, from, searched)? else {
-                return Ok(Step::More { need: self.need });
-            };
+        if let Some((from, searched)) = self.body
+            && buf.len() <= from.saturating_add(self.body_max(limits, from))
+            && memchr(0, &buf[searched..]).is_none()
+        {
+            return Ok(self.wait_for_body(from, buf.len()));
         }
-        let mut scan = if is_known { Scan::at(start) } else { self.scan };
-        if scan.is_fresh(0) {
-            scan = Scan::at(start);
-        }
-        let fresh = scan.is_fresh(start);
-        let Some(mut from) = scan.run(limits, buf, start, head)? else {
-            self.scan = scan;
-            self.need = buf.len() + 1;
-            return Ok(Step::More { need: self.need });
-        };
-        if !fresh {
+        let mut scan = self.scan;
+        let mut from = scan.run(limits, buf, head, |command| self.is_known(config, command));
+        if !self.scan.is_fresh() && matches!(from, Ok(Some(_))) {
             // The first lines were found by a call whose scratch has served others since.
-            from = Scan::at(start).run(limits, buf, start, head)?.unwrap_or(from);
+            let mut scan = Scan::default();
+            from = scan.run(limits, buf, head, |command| self.is_known(config, command));
         }
-        self.read_head(config, buf, start..from, head)?;
-        let end = match head.content_length {
-            Some(length) => self.end_by_length(limits, buf, start, from, length)?,
-            None => self.find_end(limits, buf, start, from, from)?,
+        let from = match from {
+            Ok(Some(from)) => from,
+            Ok(None) => {
+                (self.scan, self.need) = (scan, buf.len() + 1);
+                return Ok(None);
+            }
+            Err(error) => {
+                head.clear();
+                return Err(error);
+            }
         };
-        let Some(end) = end else { return Ok(Step::More { need: self.need }) };
-        head.body = from..end;
-        Ok(Step::Frame { len: end + 1 })
+        self.read_head(buf, from, head)?;
+        let end = match head.content_length {
+            Some(length) => self.end_by_length(limits, buf, from, length)?,
+            None => self.end_by_nul(limits, buf, from)?,
+        };
+        Ok(end.map(|end| {
+            head.body = from..end;
+            end + 1
+        }))
     }
 
     /// Command and headers, both complete.
     #[inline]
-    fn read_head(
-        &self,
-        config: &Config,
-        buf: &[u8],
-        range: core::ops::Range<usize>,
-        head: &mut Head,
-    ) -> Result<(), Error> {
-        let line = &buf[head.body.clone()];
-        let known = Command::parse(line).filter(|&command| self.is_known(config, command));
-        let Some(command) = known else {
-            return Err(Error::UnknownCommand { got: printable(line) });
-        };
-        head.command = command;
-        head.escapes = Escapes::of(self.version, command);
+    fn read_head(&self, buf: &[u8], from: usize, head: &mut Head) -> Result<(), Error> {
+        head.escapes = Escapes::of(self.version, head.command);
         head.trims = self.version == Version::V1_0 && self.phase == Phase::Open;
         head.content_length = None;
-        head.read(buf, range).map_err(|error| match error {
-            Error::BadHeader { what: BAD_ESCAPE } => Error::BadEscape { version: self.version },
-            other => other,
+        head.read(buf, 0..from).map_err(|wrong| match wrong {
+            Wrong::Header(what) => Error::BadHeader { what },
+            Wrong::Escape => Error::BadEscape { version: self.version },
         })?;
         if let Some(text) = head.find(buf, b"content-length") {
             let text = if self.version == Version::V1_0 { text.trim_matches(' ') } else { text };
@@ -303,15 +302,17 @@ impl Connection {
             if !digits {
                 return Err(Error::BadHeader { what: "content-length takes a number of octets" });
             }
+            // More than fits is more than any limit.
             head.content_length = Some(text.parse().unwrap_or(u64::MAX));
         }
         Ok(())
     }
 
+    /// Whether the other side may send it in this version.
     fn is_known(&self, config: &Config, command: Command) -> bool {
         let theirs = command.is_servers() == (config.role == Role::Client);
-        let since_1_1 = command == Command::Nack && self.phase == Phase::Open;
-        theirs && !(since_1_1 && self.version == Version::V1_0)
+        let is_new = command == Command::Nack && self.phase == Phase::Open;
+        theirs && !(is_new && self.version == Version::V1_0)
     }
 
     #[inline]
@@ -319,17 +320,18 @@ impl Connection {
         &mut self,
         limits: &Limits,
         buf: &[u8],
-        start: usize,
         from: usize,
         length: u64,
     ) -> Result<Option<usize>, Error> {
-        if length > self.body_bytes_max(limits, from - start) {
+        let length_max = self.body_max(limits, from);
+        let Some(octets) = usize::try_from(length).ok().filter(|octets| *octets <= length_max)
+        else {
             return Err(self.too_large(limits));
-        }
-        let end = from.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
+        };
+        let end = from + octets;
         match buf.get(end) {
             None => {
-                self.need = end.saturating_add(1);
+                self.need = end + 1;
                 Ok(None)
             }
             Some(0) => Ok(Some(end)),
@@ -337,28 +339,29 @@ impl Connection {
         }
     }
 
-    /// Looks for the NUL of a body that starts at `from`.
     #[inline]
-    fn find_end(
+    fn end_by_nul(
         &mut self,
         limits: &Limits,
         buf: &[u8],
-        start: usize,
         from: usize,
-        searched: usize,
     ) -> Result<Option<usize>, Error> {
-        let max = self.body_bytes_max(limits, from - start);
-        let last = from.saturating_add(usize::try_from(max).unwrap_or(usize::MAX));
+        let last = from.saturating_add(self.body_max(limits, from));
         let window = &buf[..buf.len().min(last.saturating_add(1))];
-        if let Some(at) = memchr(0, &window[searched..]) {
-            return Ok(Some(searched + at));
+        if let Some(at) = memchr(0, &window[from..]) {
+            return Ok(Some(from + at));
         }
         if buf.len() > last {
             return Err(self.too_large(limits));
         }
-        self.body = Some((from, buf.len()));
-        self.need = buf.len() + 1;
-        Ok(None)
+        Ok(self.wait_for_body(from, buf.len()))
+    }
+
+    /// There is no NUL between `from` and `searched`.
+    fn wait_for_body(&mut self, from: usize, searched: usize) -> Option<usize> {
+        self.body = Some((from, searched));
+        self.need = searched + 1;
+        None
     }
 
     /// The limits of this phase.
@@ -371,21 +374,20 @@ impl Connection {
         limits
     }
 
+    /// Most octets of a body behind a head of `head_bytes`.
     #[inline]
-    fn body_bytes_max(&self, limits: &Limits, head_bytes: usize) -> u64 {
+    fn body_max(&self, limits: &Limits, head_bytes: usize) -> usize {
+        let max = usize::try_from(limits.body_bytes_max).unwrap_or(usize::MAX);
         if self.phase == Phase::Opening {
-            let rest = u64::from(limits.opening_bytes_max).saturating_sub(head_bytes as u64);
-            return limits.body_bytes_max.min(rest);
+            return max.min((limits.opening_bytes_max as usize).saturating_sub(head_bytes));
         }
-        limits.body_bytes_max
+        max
     }
 
     fn too_large(&self, limits: &Limits) -> Error {
         if self.phase == Phase::Opening {
-            return Error::TooLarge {
-                what: What::Opening,
-                limit: u64::from(limits.opening_bytes_max),
-            };
+            let limit = u64::from(limits.opening_bytes_max);
+            return Error::TooLarge { what: What::Opening, limit };
         }
         Error::TooLarge { what: What::Body, limit: limits.body_bytes_max }
     }
@@ -397,14 +399,8 @@ impl Connection {
 
     /// What a frame does to the connection itself.
     #[inline]
-    fn on_frame(
-        &mut self,
-        config: &Config,
-        buf: &[u8],
-        head: &mut Head,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Error> {
-        let done = match (self.phase, head.command) {
+    fn on_frame(&mut self, config: &Config, buf: &[u8], head: &mut Head) -> Result<(), Error> {
+        match (self.phase, head.command) {
             (Phase::Opening, _) => self.on_opening(config, buf, head),
             (_, got @ (Command::Connect | Command::Stomp | Command::Connected)) => {
                 Err(Error::Unexpected { got, expected: "the connection is open already" })
@@ -413,9 +409,8 @@ impl Connection {
                 self.phase = Phase::Closed;
                 Ok(())
             }
-            _ => return Ok(()),
-        };
-        done.map_err(|error| self.fail(config, &buf[..head.body.start], error, out))
+            _ => Ok(()),
+        }
     }
 
     fn on_opening(&mut self, config: &Config, buf: &[u8], head: &mut Head) -> Result<(), Error> {
@@ -446,6 +441,7 @@ impl Connection {
         };
         let (oldest, newest) = (config.oldest, config.newest);
         self.version = common.ok_or(Error::NoVersion { oldest, newest })?;
+        // Who offers nothing speaks 1.0, whose examples write `login: name`.
         head.trims = offered.is_none();
         self.agree(config, head.find(buf, b"heart-beat"))?;
         self.phase = Phase::Asked;
@@ -476,41 +472,34 @@ impl Connection {
 
     /// A server tells its client why; a client has no words for it.
     #[cold]
-    fn fail(&mut self, config: &Config, frame: &[u8], error: Error, out: &mut Vec<u8>) -> Error {
+    fn fail(
+        &mut self,
+        config: &Config,
+        buf: &[u8],
+        head: &Head,
+        error: Error,
+        out: &mut Vec<u8>,
+    ) -> Error {
+        self.forget();
         self.phase = Phase::Closed;
         if config.role == Role::Client {
             return error;
         }
-        let is_whole = !matches!(
-            error,
-            Error::TooManyHeaders { .. } | Error::TooLarge { what: What::Command | What::Head, .. }
-        );
-        let blank = frame.windows(2).position(|pair| pair == b"\n\n").filter(|_| is_whole);
-        let head_end = blank.filter(|&end| memchr(0, &frame[..end]).is_none());
-        let head = &frame[..head_end.unwrap_or(frame.len().min(1 << 16))];
-        let has_escapes = !matches!(error, Error::Unexpected { .. } | Error::NoVersion { .. });
-        let escapes = match has_escapes {
-            true => Escapes::of(self.version, Command::Send),
-            false => Escapes::None,
-        };
-        // Only a whole head is looked at, so that cuts make no difference.
-        let receipt_id = head_end.and_then(|_| receipt_of(head, escapes));
-        let versions = match error {
-            Error::NoVersion { oldest, newest } => Some((oldest, newest)),
-            _ => None,
+        let receipt_id = head.receipt(buf);
+        let versions = if let Error::NoVersion { oldest, newest } = error {
+            Some((oldest, newest))
+        } else {
+            None
         };
         let details = format!("{error}\n");
-        put_error(
-            out,
-            self.version,
-            Refusal {
-                message: error.kind(),
-                code: error.kind(),
-                receipt_id: receipt_id.as_deref(),
-                versions,
-                details: &details,
-            },
-        );
+        let refusal = Refusal {
+            message: error.kind(),
+            code: error.kind(),
+            receipt_id: receipt_id.as_deref(),
+            versions,
+            details: &details,
+        };
+        put_error(out, self.version, refusal);
         error
     }
 }

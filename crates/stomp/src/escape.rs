@@ -69,27 +69,39 @@ impl Escapes {
         Cow::Owned(plain)
     }
 
-    /// Writes `text` so that [`decode`](Escapes::decode) gives it back. `false` if that cannot be
-    /// done; then a part of it may have been written.
+    /// Whether there is a way to write `text`.
     #[inline]
-    pub(crate) fn encode(self, text: &str, is_name: bool, out: &mut Vec<u8>) -> bool {
-        let special = |&b: &u8| matches!(b, b'\n' | b'\r' | b':' | b'\\' | 0);
+    pub(crate) fn can_encode(self, text: &str, is_name: bool) -> bool {
+        let text = text.as_bytes();
+        match self {
+            Escapes::V1_2 => memchr::memchr(0, text).is_none(),
+            Escapes::V1_1 => memchr::memchr2(0, b'\r', text).is_none(),
+            Escapes::None => {
+                memchr::memchr3(0, b'\r', b'\n', text).is_none()
+                    && !(is_name && memchr::memchr(b':', text).is_some())
+            }
+        }
+    }
+
+    /// Writes `text`, which [can be encoded](Escapes::can_encode), so that
+    /// [`decode`](Escapes::decode) gives it back.
+    #[inline]
+    pub(crate) fn encode(self, text: &str, out: &mut Vec<u8>) {
         let mut rest = text.as_bytes();
+        if self == Escapes::None {
+            return out.extend_from_slice(rest);
+        }
+        let special = |&octet: &u8| matches!(octet, b'\n' | b'\r' | b':' | b'\\');
         while let Some(at) = rest.iter().position(special) {
             out.extend_from_slice(&rest[..at]);
-            let escape: &[u8] = match (rest[at], self) {
-                (b'\\', Escapes::None) => b"\\",
-                (b':', Escapes::None) if !is_name => b":",
-                (0, _) | (_, Escapes::None) | (b'\r', Escapes::V1_1) => return false,
-                (b'\n', _) => b"\\n",
-                (b'\r', _) => b"\\r",
-                (b':', _) => b"\\c",
+            out.extend_from_slice(match rest[at] {
+                b'\n' => b"\\n",
+                b'\r' => b"\\r",
+                b':' => b"\\c",
                 _ => b"\\\\",
-            };
-            out.extend_from_slice(escape);
+            });
             rest = &rest[at + 1..];
         }
         out.extend_from_slice(rest);
-        true
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use memchr::{memchr, memchr2};
 
 use crate::command::Command;
-use crate::error::{Error, What};
+use crate::error::{Error, What, printable};
 use crate::escape::Escapes;
 use crate::limits::{COMMAND_BYTES_MAX, Limits};
 
@@ -17,6 +17,7 @@ use crate::limits::{COMMAND_BYTES_MAX, Limits};
 #[derive(Clone, Copy, Debug)]
 struct Line {
     start: usize,
+    /// Equal to `start` if there is none: a line without a name, which no look-up finds.
     colon: usize,
     end: usize,
 }
@@ -37,7 +38,7 @@ pub struct Head {
 impl Default for Head {
     fn default() -> Head {
         Head {
-            command: Command::Error,
+            command: Command::Connect,
             escapes: Escapes::None,
             trims: false,
             lines: Vec::new(),
@@ -54,19 +55,27 @@ impl Head {
         Frame { head: self, buf }
     }
 
-    /// Looks for the colons of the lines that [`Scan::run`] found, and checks what they say.
-    pub(crate) fn read(&mut self, buf: &[u8], head: Range<usize>) -> Result<(), Error> {
-        if core::str::from_utf8(&buf[head.clone()]).is_err() {
-            return Err(Error::BadHeader { what: "it is not UTF-8" });
-        }
+    /// Forgets what it described.
+    pub(crate) fn clear(&mut self) {
+        self.lines.clear();
+    }
+
+    /// Looks for the colons of the lines that [`Scan::run`] found, and checks what they say. All
+    /// lines are looked at even if one is wrong, so that the receipt can still be named.
+    pub(crate) fn read(&mut self, buf: &[u8], head: Range<usize>) -> Result<(), Wrong> {
+        let mut wrong = None;
         for line in &mut self.lines {
-            let Some(colon) = memchr(b':', &buf[line.start..line.end]) else {
-                return Err(Error::BadHeader { what: "no colon; write name:value" });
-            };
-            if colon == 0 {
-                return Err(Error::BadHeader { what: "no name before the colon" });
+            match memchr(b':', &buf[line.start..line.end]) {
+                None => wrong = wrong.or(Some("no colon; write name:value")),
+                Some(0) => wrong = wrong.or(Some("no name before the colon")),
+                Some(colon) => line.colon = line.start + colon,
             }
-            line.colon = line.start + colon;
+        }
+        if core::str::from_utf8(&buf[head.clone()]).is_err() {
+            return Err(Wrong::Header("it is not UTF-8"));
+        }
+        if let Some(what) = wrong {
+            return Err(Wrong::Header(what));
         }
         let all_known = self.escapes == Escapes::None
             || memchr(b'\\', &buf[head]).is_none()
@@ -74,12 +83,31 @@ impl Head {
                 self.escapes.all_known(&buf[line.start..line.colon])
                     && self.escapes.all_known(&buf[line.colon + 1..line.end])
             });
-        if all_known { Ok(()) } else { Err(Error::BadHeader { what: BAD_ESCAPE }) }
+        if all_known { Ok(()) } else { Err(Wrong::Escape) }
+    }
+
+    /// The first value of a header by the octets of its name: those of the protocol are never
+    /// escaped. The value stands as it was written.
+    #[inline]
+    pub(crate) fn find<'a>(&self, buf: &'a [u8], name: &[u8]) -> Option<&'a str> {
+        let line = self.lines.iter().find(|line| &buf[line.start..line.colon] == name)?;
+        core::str::from_utf8(&buf[line.colon + 1..line.end]).ok()
+    }
+
+    /// The receipt that the frame asks for, if as much of it makes sense.
+    pub(crate) fn receipt(&self, buf: &[u8]) -> Option<String> {
+        let value = self.find(buf, b"receipt")?;
+        let known = self.escapes.all_known(value.as_bytes());
+        known.then(|| self.escapes.decode(value).into_owned())
     }
 }
 
-/// Marks what the connection turns into [`Error::BadEscape`], knowing the version.
-pub(crate) const BAD_ESCAPE: &str = "an unknown escape";
+/// What is wrong with a head.
+pub(crate) enum Wrong {
+    Header(&'static str),
+    /// An escape that the version does not know.
+    Escape,
+}
 
 /// How far the search for the end of the head has come; kept between calls so that a frame in many
 /// pieces is searched once.
@@ -94,60 +122,58 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    pub(crate) fn at(start: usize) -> Scan {
-        Scan { line: start, searched: start, headers: 0 }
+    /// Whether nothing was found yet: all lines will be found by one run.
+    #[inline]
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.line == 0
     }
 
-    /// Whether all lines so far were found by the same run.
-    pub(crate) fn is_fresh(&self, start: usize) -> bool {
-        self.line == start
-    }
-
-    /// Looks for the blank line of the frame at `start`: where the body starts, or `None` if it is
-    /// not there yet. Bounds are checked line by line, so that cuts make no difference.
+    /// Looks for the blank line of the frame at the start of `buf`: where the body starts, or
+    /// `None` if it is not there yet. The lines it meets on the way are put into `head`. Everything
+    /// is checked line by line, so that cuts make no difference.
     #[inline]
     pub(crate) fn run(
         &mut self,
         limits: &Limits,
         buf: &[u8],
-        start: usize,
         head: &mut Head,
+        is_known: impl Fn(Command) -> bool,
     ) -> Result<Option<usize>, Error> {
+        let head_bytes_max = limits.head_bytes_max as usize;
         loop {
-            let is_command = self.line == start;
-            let bound = if is_command {
-                start + COMMAND_BYTES_MAX
-            } else {
-                start + limits.head_bytes_max as usize
-            };
-            let blank = matches!(buf[self.line..], [] | [b'\n', ..] | [b'\r', b'\n', ..] | [b'\r']);
-            if !is_command && !blank && self.headers >= limits.headers_max {
+            let is_command = self.line == 0;
+            let bound =
+                if is_command { COMMAND_BYTES_MAX.min(head_bytes_max) } else { head_bytes_max };
+            let may_be_blank =
+                matches!(buf[self.line..], [] | [b'\r'] | [b'\n', ..] | [b'\r', b'\n', ..]);
+            if !is_command && !may_be_blank && self.headers >= limits.headers_max {
                 return Err(Error::TooManyHeaders { limit: limits.headers_max });
             }
             let window = &buf[..buf.len().min(bound)];
             let from = self.searched.min(window.len());
             let Some(at) = memchr2(b'\n', 0, &window[from..]) else {
-                if buf.len() >= bound {
-                    let (what, limit) = match is_command {
-                        true => (What::Command, COMMAND_BYTES_MAX as u64),
-                        false => (What::Head, u64::from(limits.head_bytes_max)),
-                    };
-                    return Err(Error::TooLarge { what, limit });
+                if buf.len() < bound {
+                    self.searched = buf.len();
+                    return Ok(None);
                 }
-                self.searched = buf.len();
-                return Ok(None);
+                let what = if is_command { What::Command } else { What::Head };
+                return Err(Error::TooLarge { what, limit: bound as u64 });
             };
             let at = from + at;
             if buf[at] == 0 {
                 return Err(Error::BadHeader { what: "a NUL; a blank line ends the headers" });
             }
             let end = at - usize::from(at > self.line && buf[at - 1] == b'\r');
-            if !is_command && end == self.line {
-                return Ok(Some(at + 1));
-            }
             if is_command {
-                head.lines.clear();
-                head.body = start..end;
+                let line = &buf[..end];
+                let command = Command::parse(line).filter(|&command| is_known(command));
+                let Some(command) = command else {
+                    return Err(Error::UnknownCommand { got: printable(line) });
+                };
+                head.clear();
+                head.command = command;
+            } else if end == self.line {
+                return Ok(Some(at + 1));
             } else {
                 self.headers += 1;
                 head.lines.push(Line { start: self.line, colon: self.line, end });
@@ -178,8 +204,14 @@ impl<'a> Frame<'a> {
     }
 
     /// All values of a repeated header, in order.
+    #[inline]
     pub fn values(&self, name: &str) -> impl Iterator<Item = Cow<'a, str>> {
-        self.headers().filter(move |(known, _)| known == name).map(|(_, value)| value)
+        let frame = *self;
+        self.head.lines.iter().filter_map(move |line| {
+            let (written, value) = frame.raw(*line)?;
+            let is_it = written == name || frame.head.escapes.decode(written) == name;
+            is_it.then(|| frame.head.escapes.decode(value))
+        })
     }
 
     /// All headers in order, names and values, repeated ones included.
@@ -214,11 +246,14 @@ impl<'a> Frame<'a> {
         self.head.content_length
     }
 
-    fn raw(&self, line: Line) -> (&'a str, &'a str) {
-        let text = |range: Range<usize>| core::str::from_utf8(&self.buf[range]).unwrap_or_default();
-        let value = text(line.colon + 1..line.end);
+    /// Name and value as they were written.
+    #[inline]
+    fn raw(&self, line: Line) -> Option<(&'a str, &'a str)> {
+        // The head was found to be UTF-8, and a colon is an octet of its own in it.
+        let text = |range: Range<usize>| core::str::from_utf8(&self.buf[range]).ok();
+        let value = text(line.colon + 1..line.end)?;
         let value = if self.head.trims { value.trim_start_matches(' ') } else { value };
-        (text(line.start..line.colon), value)
+        Some((text(line.start..line.colon)?, value))
     }
 }
 
@@ -236,28 +271,8 @@ impl<'a> Iterator for Headers<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let line = *self.frame.head.lines.get(self.next)?;
         self.next += 1;
-        let (name, value) = self.frame.raw(line);
+        let (name, value) = self.frame.raw(line)?;
         let escapes = self.frame.head.escapes;
         Some((escapes.decode(name), escapes.decode(value)))
     }
-}
-
-impl Head {
-    /// The first value of a header by the octets of its name: ours are never escaped.
-    #[inline]
-    pub(crate) fn find<'a>(&self, buf: &'a [u8], name: &[u8]) -> Option<&'a str> {
-        let line = self.lines.iter().find(|line| &buf[line.start..line.colon] == name)?;
-        core::str::from_utf8(&buf[line.colon + 1..line.end]).ok()
-    }
-}
-
-/// The receipt that a frame with the head `head` asks for, as far as a malformed one can be read.
-pub(crate) fn receipt_of(head: &[u8], escapes: Escapes) -> Option<String> {
-    let mut lines = head.split(|&b| b == b'\n');
-    let value = lines.find_map(|line| line.strip_prefix(b"receipt:"))?;
-    let value = value.strip_suffix(b"\r").unwrap_or(value);
-    if !escapes.all_known(value) {
-        return None;
-    }
-    Some(escapes.decode(core::str::from_utf8(value).ok()?).into_owned())
 }

@@ -42,6 +42,11 @@ mod limits;
 mod tests;
 mod write;
 
+/// What the README shows works.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use crate::beat::{Beats, Due, HeartBeat};
 pub use crate::command::{Command, Version};
 pub use crate::connection::{Config, Connection, Role, Step};

@@ -1,7 +1,6 @@
 //! Writing frames.
 
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use memchr::memchr;
@@ -44,13 +43,22 @@ impl<'a> Writer<'a> {
         if name.is_empty() {
             self.wrong = Some(Misuse::NoName);
         }
-        let named = self.escapes.encode(name, true, self.out);
-        self.out.push(b':');
-        if !named || !self.escapes.encode(value, false, self.out) {
+        if !self.escapes.can_encode(name, true) || !self.escapes.can_encode(value, false) {
             self.wrong = Some(Misuse::Unrepresentable { version: self.version });
+            return self;
         }
+        self.escapes.encode(name, self.out);
+        self.out.push(b':');
+        self.escapes.encode(value, self.out);
         self.out.push(b'\n');
         self
+    }
+
+    /// A header if the version can carry it, and else nothing: for what is good to know and no
+    /// more.
+    #[inline]
+    pub fn header_if_fits(self, name: &str, value: &str) -> Writer<'a> {
+        if representable(self.version, name, value) { self.header(name, value) } else { self }
     }
 
     /// The length of the body, at this place; else it comes last, and not for an empty body.
@@ -65,9 +73,8 @@ impl<'a> Writer<'a> {
     /// therefore not be overridden.
     pub fn pass_through(mut self, frame: &Frame<'_>) -> Writer<'a> {
         for (name, value) in frame.headers() {
-            let theirs = !SERVERS_OWN.contains(&&*name);
-            if theirs && representable(self.version, &name, &value) {
-                self = self.header(&name, &value);
+            if !SERVERS_OWN.contains(&&*name) {
+                self = self.header_if_fits(&name, &value);
             }
         }
         self
@@ -134,12 +141,10 @@ impl<'a> Writer<'a> {
 }
 
 /// Whether a peer of that version can be sent this header.
+#[inline]
 pub fn representable(version: Version, name: &str, value: &str) -> bool {
     let escapes = Escapes::of(version, Command::Message);
-    let mut scratch = Vec::new();
-    !name.is_empty()
-        && escapes.encode(name, true, &mut scratch)
-        && escapes.encode(value, false, &mut scratch)
+    !name.is_empty() && escapes.can_encode(name, true) && escapes.can_encode(value, false)
 }
 
 /// What a server says in an ERROR.
@@ -159,22 +164,19 @@ pub struct Refusal<'a> {
 
 /// Writes an ERROR. Whatever the version cannot carry is left out.
 pub fn put_error(out: &mut Vec<u8>, version: Version, refusal: Refusal<'_>) {
-    let mut headers: Vec<(&str, String)> = Vec::new();
+    let mut writer = Writer::new(out, version, Command::Error);
     if let Some((oldest, newest)) = refusal.versions {
         let spoken = Version::ALL.into_iter().filter(|v| (oldest..=newest).contains(v));
         let names: Vec<&str> = spoken.map(Version::as_str).collect();
-        headers.push(("version", names.join(",")));
+        writer = writer.header("version", &names.join(","));
     }
-    headers.extend(refusal.receipt_id.map(|id| ("receipt-id", id.into())));
-    headers.push(("message", refusal.message.into()));
-    headers.push(("error-code", refusal.code.into()));
-    headers.push(("content-type", "text/plain".into()));
-    let mut writer = Writer::new(out, version, Command::Error);
-    for (name, value) in headers {
-        if !value.is_empty() && representable(version, name, &value) {
-            writer = writer.header(name, &value);
-        }
+    if let Some(id) = refusal.receipt_id {
+        writer = writer.header_if_fits("receipt-id", id);
     }
+    writer = writer
+        .header_if_fits("message", refusal.message)
+        .header_if_fits("error-code", refusal.code)
+        .header("content-type", "text/plain");
     let done = writer.body(refusal.details.as_bytes());
     debug_assert_eq!(done, Ok(()), "every header was looked at");
 }

@@ -38,11 +38,15 @@ proptest! {
             Just(b"\n\r\n\0".to_vec()),
             prop::collection::vec(any::<u8>(), 0..9),
         ], 0..8),
+        cut in any::<prop::sample::Index>(),
     ) {
         let mut config = Config::new(Role::Server);
         config.limits =
             Limits { headers_max: 3, head_bytes_max: 60, body_bytes_max: 9, opening_bytes_max: 55 };
         let bytes = parts.concat();
-        prop_assert_eq!(hear(&config, &bytes, 0..bytes.len()), hear(&config, &bytes, []));
+        let whole = hear(&config, &bytes, []);
+        prop_assert_eq!(hear(&config, &bytes, 0..bytes.len()), whole.clone(), "bytewise");
+        let cut = cut.index(bytes.len() + 1);
+        prop_assert_eq!(hear(&config, &bytes, [cut]), whole);
     }
 }
