@@ -296,6 +296,7 @@ impl House {
             first_frame: Blob::Slice(b""),
             fair_key: Blob::Slice(b""),
             whole_replies: whole,
+            detached: false,
         }));
         if self.books.paused.contains(&conn) {
             assert!(!refuse, "paused though it wanted a refusal");
@@ -515,7 +516,7 @@ impl Books {
 impl Out for Books {
     fn emit(&mut self, effect: Effect<'_>) {
         match effect {
-            Effect::Deliver { to, request, payload, delivery, body_at } => {
+            Effect::Deliver { to, request, payload, delivery, body_at, .. } => {
                 assert_eq!(body_at, 8);
                 self.deliver(to, request, payload, delivery);
             }
