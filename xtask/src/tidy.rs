@@ -22,7 +22,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("zmtp", &[]),
     ("stomp", &[]),
     ("engine", &["matching"]),
-    ("sessions", &["engine", "matching", "zmtp"]),
+    ("sessions", &["engine", "matching", "stomp", "zmtp"]),
     ("client", &["zmtp"]),
     ("store", &[]),
     ("sim", &["engine", "matching", "sessions", "zmtp"]),

@@ -13,3 +13,5 @@ mod ppp;
 mod outbox;
 
 mod secure;
+
+mod stomp;

@@ -53,4 +53,6 @@ pub use crate::connection::{Config, Connection, Role, Step};
 pub use crate::error::{Error, Misuse, What};
 pub use crate::frame::{Frame, Head, Headers};
 pub use crate::limits::Limits;
-pub use crate::write::{BODY_END, Refusal, Writer, put_error, put_receipt, representable};
+pub use crate::write::{
+    BODY_END, Refusal, Writer, is_servers_own, put_error, put_receipt, representable,
+};

@@ -73,7 +73,7 @@ impl<'a> Writer<'a> {
     /// therefore not be overridden.
     pub fn pass_through(mut self, frame: &Frame<'_>) -> Writer<'a> {
         for (name, value) in frame.headers() {
-            if !SERVERS_OWN.contains(&&*name) {
+            if !is_servers_own(&name) {
                 self = self.header_if_fits(&name, &value);
             }
         }
@@ -179,6 +179,13 @@ pub fn put_error(out: &mut Vec<u8>, version: Version, refusal: Refusal<'_>) {
         .header("content-type", "text/plain");
     let done = writer.body(refusal.details.as_bytes());
     debug_assert_eq!(done, Ok(()), "every header was looked at");
+}
+
+/// Whether a MESSAGE never takes this header over from a SEND: the server says it itself, or it
+/// concerned the SEND alone.
+#[inline]
+pub fn is_servers_own(name: &str) -> bool {
+    SERVERS_OWN.contains(&name)
 }
 
 /// Writes the RECEIPT that `frame` asks for, if it asks; never for CONNECT, which CONNECTED
