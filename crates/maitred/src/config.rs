@@ -16,6 +16,7 @@ mod lines;
 mod meetings;
 mod ppp;
 mod security;
+mod stomp;
 
 pub(crate) use lines::Rules;
 pub(crate) use ppp::Queue;
@@ -30,6 +31,7 @@ struct File {
     principals: BTreeMap<String, security::WrittenPrincipal>,
     mdp: Mdp,
     paranoid_pirate: Vec<ppp::Written>,
+    stomp: stomp::Written,
     http: HttpFile,
     limits: LimitsFile,
     defaults: Rules,
@@ -253,6 +255,8 @@ pub(crate) struct Settings {
     pub(crate) tokens: Tokens,
     /// Paranoid Pirate queues, in the order of the shard's pairs.
     pub(crate) ppp: Vec<Queue>,
+    /// `None` = no STOMP.
+    pub(crate) stomp: Option<stomp::Door>,
     /// `None` = no HTTP.
     pub(crate) http: Option<String>,
     pub(crate) http_token: Option<String>,
@@ -267,6 +271,7 @@ pub(crate) struct Settings {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
     pub(crate) mdp: Vec<String>,
+    pub(crate) stomp: Option<String>,
     pub(crate) http: Option<String>,
     pub(crate) log_format: Option<LogFormat>,
     /// Wait to aim for, of every service the file says nothing else about.
@@ -414,6 +419,9 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
         queue.mechanism.get_or_insert(mechanism);
     }
     let ppp = ppp::settings(file.paranoid_pirate, &taken, &file.services, &mut shard)?;
+    let taken: Vec<&Endpoint> = ppp.iter().flat_map(Queue::endpoints).chain(taken).collect();
+    let stomp =
+        stomp::settings(&file.stomp, overrides.stomp.as_deref(), mechanism, &taken, &mut shard)?;
     let used = mdp.iter().map(|(_, mechanism, _)| *mechanism);
     let used: Vec<Mechanism> = used.chain(ppp.iter().map(|queue| queue.mechanism)).collect();
     let tokens = security::settings(&file.security, &file.principals, base, &used, &mut shard)?;
@@ -430,6 +438,7 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
         mdp,
         tokens,
         ppp,
+        stomp,
         http,
         http_token: file.http.token,
         http_hosts: file.http.hosts,

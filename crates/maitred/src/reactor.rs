@@ -640,7 +640,7 @@ fn log_closed(id: ConnId, remote: Option<std::net::SocketAddr>, reason: &CloseRe
         CloseReason::Ended | CloseReason::Shutdown | CloseReason::Idle | CloseReason::PeerTtl => {
             tracing::debug!(conn = ?id, %remote, reason = label, "connection closed");
         }
-        CloseReason::Zmtp(_, detail) => {
+        CloseReason::Zmtp(_, detail) | CloseReason::Stomp(_, detail) => {
             tracing::warn!(conn = ?id, %remote, reason = label, detail, "connection refused");
         }
         CloseReason::Handshake

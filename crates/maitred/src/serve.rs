@@ -21,6 +21,10 @@ use crate::reactor::Reactor;
 use crate::transport::{self, Place};
 use crate::view::Clock;
 
+/// What to do if STOMP cannot be listened for.
+const OTHER_BROKER: &str = "if another STOMP broker has this port, choose another one with \
+                            --stomp tcp://127.0.0.1:PORT, or none with --stomp off";
+
 /// What a reload found.
 pub(crate) struct NewRules {
     pub(crate) shard: ShardConfig,
@@ -49,6 +53,9 @@ impl Source {
             needs_restart.push("paranoid_pirate");
             // Listeners refer to their queues by place.
             shard.pairs.clone_from(&old.shard.pairs);
+        }
+        if new.stomp != old.stomp {
+            needs_restart.push("stomp.listen");
         }
         if new.tokens != old.tokens {
             needs_restart.push("principals.token_file");
@@ -96,6 +103,7 @@ pub(crate) struct Broker {
     mdp: Vec<Place>,
     /// Front and back end of each Paranoid Pirate queue, and its service.
     ppp: Vec<([Place; 2], String)>,
+    stomp: Option<Place>,
     runtime: Runtime,
     /// SIGTERM, SIGINT, SIGHUP: heard from here on.
     signals: [Signal; 3],
@@ -126,6 +134,13 @@ impl Broker {
             let [front, back] = queue.listeners(place);
             ppp.push(([listen(front)?, listen(back)?], queue.service.clone()));
         }
+        let mut stomp = None;
+        if let Some(door) = &settings.stomp {
+            let (listener, place) = transport::listen(&door.endpoint, settings.insecure)
+                .map_err(|failure| failure.advise(OTHER_BROKER))?;
+            listeners.push((listener, door.dialect));
+            stomp = Some(place);
+        }
         let http = match &settings.http {
             None => None,
             Some(address) => {
@@ -149,7 +164,7 @@ impl Broker {
             .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
         let signals = hear_signals(&runtime)
             .map_err(|error| Failure::new(format!("cannot listen to signals: {error}")))?;
-        Ok(Broker { reactor, inbox, source, http, mdp, ppp, runtime, signals })
+        Ok(Broker { reactor, inbox, source, http, mdp, ppp, stomp, runtime, signals })
     }
 
     /// Where Majordomo clients and workers connect.
@@ -171,7 +186,8 @@ impl Broker {
                 format!("listening ppp-backend {back} service {service}"),
             ]
         });
-        mdp.chain(ppp).chain(http).collect()
+        let stomp = self.stomp.iter().map(|address| format!("listening stomp {address}"));
+        mdp.chain(ppp).chain(stomp).chain(http).collect()
     }
 
     /// A line to try for each listener.
@@ -185,6 +201,14 @@ impl Broker {
             hints.push(format!("try: maitred work {service} --ppp {back} -- tr a-z A-Z"));
             hints.push(format!("     maitred call {service} 'hello' --ppp {front}"));
         }
+        if let Some(Place::Tcp(address)) = &self.stomp {
+            hints.push(format!(
+                "     printf 'STOMP\\n\\n\\0SEND\\ndestination:/service/upper\\n\
+                 reply-to:/temp-queue/a\\n\\nhello\\0' | nc -q 1 {} {}",
+                address.ip(),
+                address.port()
+            ));
+        }
         if let Some((_, address)) = &self.http {
             hints.push(format!("     curl -d hello http://{address}/v1/services/upper"));
         }
@@ -193,7 +217,8 @@ impl Broker {
 
     /// Serves until drained.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let Broker { reactor, inbox, source, http, mdp: _, ppp: _, runtime, signals } = self;
+        let Broker { reactor, inbox, source, http, mdp: _, ppp: _, stomp: _, runtime, signals } =
+            self;
         runtime.spawn(obey_signals(signals, inbox.clone(), source.clone()));
         if let Some((listener, address)) = http {
             let settings = &source.started;

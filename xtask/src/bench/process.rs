@@ -46,7 +46,7 @@ pub(super) struct Broker {
 impl Broker {
     pub(super) fn maitred(programs: &Programs, placement: Placement) -> Result<Broker, String> {
         let mut command = placement.command(&programs.maitred);
-        command.args(["serve", "--mdp", "tcp://127.0.0.1:0", "--http", "off"]);
+        command.args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off"]);
         command.env("MAITRED_LOG", "error").env_remove("MAITRED_CONFIG");
         Broker::start(command)
     }
@@ -64,7 +64,9 @@ impl Broker {
         config: &Path,
     ) -> Result<Broker, String> {
         let mut command = placement.command(&programs.maitred);
-        command.args(["serve", "--mdp", "tcp://127.0.0.1:0", "--http", "off", "-c"]).arg(config);
+        command
+            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off", "-c"])
+            .arg(config);
         command.env("MAITRED_LOG", "error");
         Broker::start(command)
     }

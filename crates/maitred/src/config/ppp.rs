@@ -46,6 +46,10 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    pub(super) fn endpoints(&self) -> [&Endpoint; 2] {
+        [&self.frontend, &self.backend]
+    }
+
     /// Both endpoints of the queue that stands at `place`, with what is spoken there.
     pub(crate) fn listeners(&self, place: usize) -> [(&Endpoint, Dialect); 2] {
         let dialect =
