@@ -308,6 +308,8 @@ def test_serve_refuses_a_wrong_file(tmp_path, text, line, named):
         file,
         "--mdp",
         "tcp://127.0.0.1:0",
+        "--stomp",
+        "off",
         "--http",
         "127.0.0.1:0",
         "--data",
@@ -375,11 +377,13 @@ def test_wrong_usage_fails_with_a_word_on_stderr(arguments):
 
 
 def test_a_port_in_use_is_said(broker, tmp_path):
-    done = run(
-        "serve", "--mdp", broker.endpoint, "--http", "127.0.0.1:0", "--data", tmp_path / "data"
-    )
-    assert done.returncode != 0
-    assert broker.endpoint.rsplit(":", 1)[1].encode() in done.stdout + done.stderr
+    free = {"--mdp": "tcp://127.0.0.1:0", "--stomp": "off", "--http": "127.0.0.1:0"}
+    for taken, endpoint in (("--mdp", broker.endpoint), ("--stomp", broker.stomp_endpoint)):
+        flags = [word for pair in (free | {taken: endpoint}).items() for word in pair]
+        done = run("serve", *flags, "--data", tmp_path / "data")
+        assert done.returncode != 0
+        assert endpoint.encode() in done.stderr
+        assert (b"--stomp off" in done.stderr) == (taken == "--stomp")
 
 
 def test_serve_with_http_off(tmp_path):
@@ -390,6 +394,8 @@ def test_serve_with_http_off(tmp_path):
             "serve",
             "--mdp",
             "tcp://127.0.0.1:0",
+            "--stomp",
+            "off",
             "--http",
             "off",
             "--data",
@@ -411,6 +417,9 @@ def test_binding_elsewhere_without_authentication_is_refused(tmp_path):
         "serve", "--mdp", "tcp://0.0.0.0:0", "--http", "127.0.0.1:0", "--data", tmp_path / "data"
     )
     assert done.returncode != 0 and b"insecure" in done.stdout + done.stderr
+    flags = ["--mdp", "off", "--stomp", "tcp://0.0.0.0:0", "--http", "off"]
+    done = run("serve", *flags, "--data", tmp_path / "data")
+    assert done.returncode != 0 and b"insecure" in done.stderr
 
 
 def test_help_and_version():

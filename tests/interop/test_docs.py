@@ -248,7 +248,7 @@ def test_the_five_steps_lock_a_broker(tmp_path):
     (command,) = console(serve)
     command = [part.strip("'").replace("*:5555", "127.0.0.1:0") for part in command[1:]]
     broker = Child(
-        [binary(), *command, "--http", "127.0.0.1:0"], cwd=tmp_path, env=quiet_environment()
+        [binary(), *command, "--stomp", "off", "--http", "127.0.0.1:0"], cwd=tmp_path, env=quiet_environment()
     )
     try:
         endpoint = broker.line(lambda line: line.startswith("listening mdp")).split()[-1]
