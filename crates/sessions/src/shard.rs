@@ -458,11 +458,16 @@ impl Shard {
     /// The first `n` bytes of the outbox of `id` were written.
     pub fn wrote(&mut self, now: Time, id: ConnId, n: usize) {
         if let Some(wire) = self.floor.wire(id).filter(|_| n > 0) {
-            if wire.slow {
+            let is_slow = wire.slow;
+            if is_slow {
                 wire.excuse(now);
             }
             if let Some(talk) = wire.talk() {
                 talk.beats.sent(millis(now));
+                if is_slow {
+                    // It is not read until it reads, so that it does is its sign of life.
+                    talk.beats.heard(millis(now));
+                }
             }
         }
         self.floor.flushed(id, n);

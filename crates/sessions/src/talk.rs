@@ -43,6 +43,8 @@ pub(crate) struct Sub {
     pub(crate) kind: Kind,
     /// Messages it takes at a time before it settles; 0 if that does not count.
     pub(crate) most: u32,
+    /// The shard where what it serves lives.
+    pub(crate) home: u8,
 }
 
 /// What a subscription is to the house.

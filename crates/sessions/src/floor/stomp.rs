@@ -166,11 +166,12 @@ impl Floor {
         body: &Bytes,
     ) {
         let most = self.config.limits.out_bytes / 4;
-        let Some(wire) = self.touch(to) else { return };
+        let Some(wire) = self.wire(to) else { return };
         if wire.out_bytes().saturating_add(body.len()) > most {
             self.counters.copies_dropped += 1;
             return;
         }
+        let Some(wire) = self.touch(to) else { return };
         let Codec::Stomp(talk) = &mut wire.codec else { return };
         let number = talk.count_delivery();
         let out = wire.outbox.small();

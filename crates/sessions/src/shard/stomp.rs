@@ -110,8 +110,10 @@ impl Shard {
             if talk.receipt.take().is_some() {
                 put_receipt(wire.outbox.small(), talk.connection.version(), frame);
             }
-            self.floor.touch(id);
-            self.floor.check_outbox(id);
+            if !wire.outbox.is_empty() {
+                self.floor.touch(id);
+                self.floor.check_outbox(id);
+            }
         }
         if frame.command() == Command::Disconnect {
             self.floor.end_stomp(id, CloseReason::Ended);
@@ -349,9 +351,7 @@ impl Shard {
     fn home_of_seat(&mut self, id: ConnId) -> Option<u8> {
         let seat = self.floor.seat(id)?;
         let talk = self.floor.wire(seat.owner)?.talk()?;
-        let destination = talk.subs.get(&seat.sub)?.destination.clone();
-        let name = destination.strip_prefix("/service/").unwrap_or(&destination);
-        Some(self.home_of(name.as_bytes()))
+        talk.subs.get(&seat.sub).map(|sub| sub.home)
     }
 
     fn on_subscribe(&mut self, now: Time, id: ConnId, frame: &Frame<'_>) -> Result<(), Refused> {
@@ -406,12 +406,13 @@ impl Shard {
             );
             return Err(("too_many_subscriptions", text));
         }
+        let home = self.home_of(name.as_bytes());
         let key = self.add_sub(id, frame, &text, ack, Kind::Own);
         let seat = self.floor.insert_seat(id, key);
         let Some(wire) = self.floor.wire(id) else { return Ok(()) };
         let (principal, remote) = (wire.principal, wire.remote);
         if let Some(sub) = wire.talk().and_then(|talk| talk.subs.get_mut(&key)) {
-            sub.most = concurrency;
+            (sub.most, sub.home) = (concurrency, home);
             sub.kind = match destination {
                 Destination::Service(_) => Kind::Service(seat),
                 Destination::Queue(_)
@@ -423,7 +424,6 @@ impl Shard {
         let service = Blob::Slice(name.as_bytes());
         let joined = Bytes::copy_from_slice(name.as_bytes());
         self.floor.notes.push(Note::WorkerJoined(id, remote, joined, concurrency));
-        let home = self.home_of(name.as_bytes());
         self.route(now, seat, home, Event::Offer { conn: seat, principal, service, concurrency });
         Ok(())
     }
@@ -437,7 +437,8 @@ impl Shard {
         kind: Kind,
     ) -> u32 {
         let name = frame.get("id").map(|id| Box::from(&*id));
-        let sub = Sub { id: name, destination: destination.into(), ack, kind, most: 0 };
+        let (destination, most, home) = (destination.into(), 0, self.me);
+        let sub = Sub { id: name, destination, ack, kind, most, home };
         self.floor.wire(id).and_then(Wire::talk).map_or(0, |talk| talk.add_sub(sub))
     }
 
