@@ -144,12 +144,14 @@ impl Scan {
             let is_command = self.line == 0;
             let bound =
                 if is_command { COMMAND_BYTES_MAX.min(head_bytes_max) } else { head_bytes_max };
-            let may_be_blank =
-                matches!(buf[self.line..], [] | [b'\r'] | [b'\n', ..] | [b'\r', b'\n', ..]);
+            let window = &buf[..buf.len().min(bound)];
+            let may_be_blank = matches!(
+                window.get(self.line..).unwrap_or_default(),
+                [] | [b'\r'] | [b'\n', ..] | [b'\r', b'\n', ..]
+            );
             if !is_command && !may_be_blank && self.headers >= limits.headers_max {
                 return Err(Error::TooManyHeaders { limit: limits.headers_max });
             }
-            let window = &buf[..buf.len().min(bound)];
             let from = self.searched.min(window.len());
             let Some(at) = memchr2(b'\n', 0, &window[from..]) else {
                 if buf.len() < bound {

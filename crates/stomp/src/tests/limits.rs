@@ -37,6 +37,15 @@ fn an_unfinished_line_counts_before_it_ends() {
 }
 
 #[test]
+fn of_two_bounds_the_same_is_met_first_however_it_is_cut() {
+    let full = b"SEND\na:0123456789012345\nb:0123456789012\n";
+    assert_eq!(full.len(), 40);
+    assert_eq!(tight(&[&full[..], b"c:1\n\n\0"].concat()).kind(), "head_too_large");
+    let almost = &full[..full.len() - 2];
+    assert_eq!(tight(&[almost, b"\nc:1\n\n\0"].concat()).kind(), "too_many_headers");
+}
+
+#[test]
 fn no_more_is_asked_for_than_the_limits_allow() {
     let config = Config { limits: TIGHT, ..Config::new(Role::Server) };
     let (mut head, mut out) = (Head::default(), Vec::new());
