@@ -369,6 +369,11 @@ impl Floor {
         ConnId::new(self.me, slot, place.generation)
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.iter().all(|slot| matches!(slot.conn, Conn::Free))
+    }
+
     pub(crate) fn remove(&mut self, id: ConnId) {
         let Some(slot) = self.slots.get_mut(id.slot() as usize) else { return };
         if slot.generation != id.generation() || matches!(slot.conn, Conn::Free) {

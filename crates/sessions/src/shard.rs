@@ -546,6 +546,12 @@ impl Shard {
         self.floor.look_at_wire(id).map(|wire| ConnView::new(id, wire))
     }
 
+    /// Whether nothing of a subscription is left.
+    #[cfg(test)]
+    pub(crate) fn is_clean_of_stomp(&self) -> bool {
+        self.floor.topics.is_empty() && self.floor.settled.is_empty() && self.floor.is_empty()
+    }
+
     fn home_of(&self, name: &[u8]) -> u8 {
         home_of(name, self.shards, self.seed)
     }

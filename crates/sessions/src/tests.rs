@@ -15,3 +15,5 @@ mod outbox;
 mod secure;
 
 mod stomp;
+
+mod stomp_chance;

@@ -20,6 +20,11 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.listeners_by_name.is_empty() && self.patterns.is_empty()
+    }
+
     /// `listener` listens to the topic, or to all the topics, that `name` stands for.
     pub(crate) fn add(&mut self, name: &str, listener: Listener) {
         if is_pattern(name) {
