@@ -1,11 +1,14 @@
-"""STOMP: stomp.py in 1.0, 1.1 and 1.2 against the broker, with Majordomo and HTTP on the other side."""
+"""STOMP: stomp.py in 1.0, 1.1 and 1.2, and stompman, with Majordomo and HTTP on the other side."""
 
+import asyncio
 import queue
 import socket
+import threading
 import time
 
 import pytest
 import stomp
+import stompman
 
 from mdp import Reply
 from process import wait_until
@@ -251,6 +254,50 @@ def test_a_login_counts_where_there_are_users(start, tmp_path):
 def test_any_login_and_host_come_in_where_there_are_no_users(connect):
     peer = connect(login="guest", passcode="guest", vhost="somewhere-else")
     assert peer.subscribe("/queue/x").connection.is_connected()
+
+
+def test_stompman_serves_and_shares_a_queue(broker):
+    """Another library: asyncio, beats every second, an ACK after each message, also after an answer."""
+    host, port = broker.stomp_address
+    answers = []
+
+    def call():
+        broker.wait_workers("upper", 1)
+        answers.extend(broker.post("upper", b"%d hello" % i).body for i in range(5))
+
+    async def talk():
+        got, done = [], asyncio.Event()
+        server = stompman.ConnectionParameters(host=host, port=port, login="any", passcode="thing")
+        async with stompman.Client(servers=[server]) as client:
+
+            async def serve(frame):
+                await client.send(frame.body.upper(), frame.headers["reply-to"])
+
+            async def take(frame):
+                got.append(frame.body)
+                if len(got) == 20:
+                    done.set()
+
+            def never(error, frame):
+                raise AssertionError(error)
+
+            subscriptions = [
+                await client.subscribe(destination, handler, on_suppressed_exception=never)
+                for destination, handler in (("/service/upper", serve), ("/queue/many", take))
+            ]
+            caller = threading.Thread(target=call)
+            caller.start()
+            for i in range(20):
+                await client.send(b"%d" % i, "/queue/many")
+            await asyncio.wait_for(done.wait(), PATIENCE)
+            await asyncio.to_thread(caller.join, PATIENCE)
+            for subscription in subscriptions:
+                await subscription.unsubscribe()
+        return got
+
+    assert asyncio.run(talk()) == [b"%d" % i for i in range(20)]
+    assert answers == [b"%d HELLO" % i for i in range(5)]
+    broker.wait_service("/queue/many", replies=20, workers=0)
 
 
 def test_hostile_bytes_end_only_their_own_connection(broker, connect):
