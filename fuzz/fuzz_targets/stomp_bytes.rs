@@ -149,7 +149,7 @@ impl Said {
         };
         assert_eq!(theirs(again), theirs(self));
         let lost = self.headers.iter().filter(|(n, v)| !representable(self.version, n, v));
-        let has_cr = |(name, value): &(String, String)| name.contains('\r') || value.contains('\r');
+        let has_cr = |(n, v): &(String, String)| n.contains('\r') || v.contains('\r');
         assert!(self.version < Version::V1_2 || lost.clone().next().is_none());
         assert!(lost.clone().all(has_cr));
     }

@@ -144,6 +144,8 @@ pub enum Cross {
     Met(ConnId, u64, Bytes, Met<'static>),
     /// For a worker: term, reason.
     Expel(ConnId, u32, Expulsion),
+    /// For whoever listens to a topic: its destination, headers, body.
+    Publish(Bytes, Bytes, Bytes),
     /// For any connection: home; there is no room for its request, stop reading it.
     Pause(ConnId, u8),
     /// For any connection: home; there is room again.
@@ -216,16 +218,17 @@ impl Cross {
             | Cross::Restart(..)
             | Cross::Count(..)
             | Cross::Met(..)
+            | Cross::Publish(..)
             | Cross::Pause(..)
             | Cross::Resume(..) => None,
         }
     }
 
     /// Hands the effect that crossed to `f`, with the shard whose engine named its request. An
-    /// event is not an effect.
+    /// event is not an effect, and neither is what concerns topics.
     pub(crate) fn with_effect(self, f: impl FnOnce(u8, Effect<'_>)) {
         match self {
-            Cross::Event(_) | Cross::Offer(..) => {}
+            Cross::Event(_) | Cross::Offer(..) | Cross::Publish(..) => {}
             Cross::Deliver(to, _, given) => {
                 let Given { request, tag, payload, envelope, body_at, delivery } = given;
                 let payload = &*payload;

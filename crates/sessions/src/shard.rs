@@ -429,6 +429,8 @@ impl Shard {
                 self.floor.terms.insert(conn, term);
             }
             self.engine.step(now, event, &mut self.floor);
+        } else if let Cross::Publish(destination, headers, body) = cross {
+            self.floor.publish(&destination, &headers, &body);
         } else if cross.term().is_none_or(|(to, term)| self.floor.serves(to, term)) {
             cross.with_effect(|home, effect| self.floor.carry_out(home, effect));
         }

@@ -154,7 +154,8 @@ pub(crate) fn read_envelope(envelope: &[u8]) -> (&str, Option<&str>) {
 /// Keeps the headers of a SEND that are for whoever gets the message.
 pub(crate) fn put_headers(out: &mut Vec<u8>, frame: &Frame<'_>) {
     for (name, value) in frame.headers() {
-        if !stomp::is_servers_own(&name) && !name.contains('\0') && !value.contains('\0') {
+        let is_ours = stomp::is_servers_own(&name) || name.starts_with("maitred-");
+        if !is_ours && !name.contains('\0') && !value.contains('\0') {
             for part in [name, value] {
                 out.extend_from_slice(part.as_bytes());
                 out.push(0);

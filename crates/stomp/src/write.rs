@@ -68,18 +68,6 @@ impl<'a> Writer<'a> {
         self.header("content-length", &format!("{length}"))
     }
 
-    /// All headers of a SEND that belong to its sender and not to the way it came, in order, with
-    /// repeats; a header this version cannot carry is left out. What the server says itself can
-    /// therefore not be overridden.
-    pub fn pass_through(mut self, frame: &Frame<'_>) -> Writer<'a> {
-        for (name, value) in frame.headers() {
-            if !is_servers_own(&name) {
-                self = self.header_if_fits(&name, &value);
-            }
-        }
-        self
-    }
-
     /// Ends the frame with this body.
     ///
     /// # Errors

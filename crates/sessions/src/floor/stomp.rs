@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 use engine::{Blob, ConnId, Reason, RequestId};
-use stomp::{BODY_END, Command, Frame, Refusal, Version, Writer};
+use stomp::{BODY_END, Command, Refusal, Version, Writer};
 use zmtp::raw_frames;
 
 use super::{CloseReason, Floor, Given, Note, Seat};
@@ -49,9 +49,7 @@ impl Floor {
         if let Asker::Stomp { .. } = Asker::unpack(given.tag) {
             let block = &given.payload[given.envelope as usize..given.body_at as usize];
             for (name, value) in read_headers(block) {
-                let is_ours = name.starts_with("maitred-")
-                    || (name == "reply-to" && kind == Kind::Service(id));
-                if !is_ours {
+                if name != "reply-to" || kind != Kind::Service(id) {
                     writer = writer.header_if_fits(name, value);
                 }
             }
@@ -156,13 +154,25 @@ impl Floor {
         self.check_outbox(to);
     }
 
+    /// Gives a copy of what was sent to a topic to everybody of this shard who listens. `headers`
+    /// are as [`put_headers`](crate::stomp::put_headers) keeps them.
+    pub(crate) fn publish(&mut self, destination: &[u8], headers: &[u8], body: &Bytes) {
+        let destination = core::str::from_utf8(destination).unwrap_or_default();
+        let Some(name) = destination.strip_prefix("/topic/") else { return };
+        let mut listeners = Vec::new();
+        self.topics.find(name, &mut listeners);
+        for (to, sub) in listeners {
+            self.put_copy(to, sub, destination, headers, body);
+        }
+    }
+
     /// Gives a copy of a SEND to a subscription, unless too much waits to be read already.
     pub(crate) fn put_copy(
         &mut self,
         to: ConnId,
         sub: u32,
         destination: &str,
-        frame: &Frame<'_>,
+        headers: &[u8],
         body: &Bytes,
     ) {
         let most = self.config.limits.out_bytes / 4;
@@ -175,8 +185,12 @@ impl Floor {
         let Codec::Stomp(talk) = &mut wire.codec else { return };
         let number = talk.count_delivery();
         let out = wire.outbox.small();
-        let Some((writer, _)) = begin(talk, out, number, sub, Some(destination)) else { return };
-        let writer = writer.pass_through(frame);
+        let Some((mut writer, _)) = begin(talk, out, number, sub, Some(destination)) else {
+            return;
+        };
+        for (name, value) in read_headers(headers) {
+            writer = writer.header_if_fits(name, value);
+        }
         if writer.body_follows(body.len() as u64).is_ok() {
             wire.outbox.push_shared(body, 0);
             wire.outbox.small().push(BODY_END);

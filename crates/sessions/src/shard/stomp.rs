@@ -12,7 +12,7 @@ use stomp::{Command, Due, Frame, Step, put_receipt};
 use zmtp::{Claim, Mechanism, put_frame};
 
 use super::Shard;
-use crate::floor::{CloseReason, Note};
+use crate::floor::{CloseReason, Cross, Note};
 use crate::stomp::{
     AckMode, Destination, Refused, check_wishes, is_pattern, prefetch, put_envelope, put_headers,
 };
@@ -179,8 +179,10 @@ impl Shard {
             Destination::Own(_) => {
                 let talk = self.floor.wire(id).and_then(Wire::talk);
                 if let Some(sub) = talk.and_then(|talk| talk.sub_to(&text)) {
+                    let mut headers = Vec::new();
+                    put_headers(&mut headers, frame);
                     let body = Bytes::copy_from_slice(frame.body());
-                    self.floor.put_copy(id, sub, &text, frame, &body);
+                    self.floor.put_copy(id, sub, &text, &headers, &body);
                 }
                 Ok(true)
             }
@@ -249,12 +251,16 @@ impl Shard {
             return Err(("bad_destination", text));
         }
         self.require_right(id, destination, false)?;
-        let mut listeners = Vec::new();
-        self.floor.topics.find(name, &mut listeners);
-        if !listeners.is_empty() {
-            let body = Bytes::copy_from_slice(frame.body());
-            for (to, sub) in listeners {
-                self.floor.put_copy(to, sub, destination, frame, &body);
+        let mut headers = Vec::new();
+        put_headers(&mut headers, frame);
+        let body = Bytes::copy_from_slice(frame.body());
+        self.floor.publish(destination.as_bytes(), &headers, &body);
+        if self.shards > 1 {
+            let (destination, headers) =
+                (Bytes::copy_from_slice(destination.as_bytes()), Bytes::from(headers));
+            for shard in (0..self.shards).filter(|shard| *shard != self.me) {
+                let cross = Cross::Publish(destination.clone(), headers.clone(), body.clone());
+                self.floor.cross.push((shard, cross));
             }
         }
         Ok(())

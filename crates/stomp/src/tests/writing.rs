@@ -68,8 +68,11 @@ fn handed_on(from: Version, to: Version, send: &[u8]) -> String {
     connection.next(&config, send, &mut head, &mut out).unwrap();
     let frame = head.view(send);
     let mut out = Vec::new();
-    let writer = Writer::new(&mut out, to, Command::Message).header("message-id", "1");
-    writer.pass_through(&frame).body(frame.body()).unwrap();
+    let mut writer = Writer::new(&mut out, to, Command::Message).header("message-id", "1");
+    for (name, value) in frame.headers().filter(|(name, _)| !is_servers_own(name)) {
+        writer = writer.header_if_fits(&name, &value);
+    }
+    writer.body(frame.body()).unwrap();
     String::from_utf8(out).unwrap()
 }
 
