@@ -108,8 +108,8 @@ fn hear(config: &Config, bytes: &[u8], cuts: impl IntoIterator<Item = usize>) ->
 }
 
 impl Said {
-    /// A SEND or MESSAGE that was read can be written; then it is read as the same. Only a CR, which
-    /// before 1.2 may stand in a header and has no escape, is not said again.
+    /// A SEND or MESSAGE that was read can be written; then it is read as the same. Only a CR,
+    /// which before 1.2 may stand in a header and has no escape, is not said again.
     fn is_read_again(&self, config: &Config) {
         if !matches!(self.command, Command::Send | Command::Message) {
             return;

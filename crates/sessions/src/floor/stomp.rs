@@ -75,16 +75,21 @@ impl Floor {
         last: bool,
     ) {
         let (now, limit) = (self.now, self.config.zmtp.message_bytes_max);
-        let Some(wire) = self.touch(to).filter(|_| waits) else { return };
+        let Some(wire) = self.wire(to).filter(|_| waits) else { return };
         if last {
             wire.ended(now);
         }
         let joined;
         let body = if !last || wire.partials.iter().any(|(id, _)| *id == request) {
-            let Some(whole) = wire.join_partial(request, body.as_slice(), last, limit) else {
-                return;
-            };
-            joined = whole;
+            match wire.join_partial(request, body.as_slice(), last, limit) {
+                Some(whole) => joined = whole,
+                None if !last => return,
+                // All parts together are larger than a message may be.
+                None => {
+                    let reason = Reason::WorkersFailed;
+                    return self.refuse_stomp(to, waits, true, envelope, &[], reason);
+                }
+            }
             Blob::Slice(&joined)
         } else {
             body.clone()
