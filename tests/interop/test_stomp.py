@@ -74,8 +74,10 @@ class Peer(stomp.ConnectionListener):
         return self.messages.empty()
 
     def close(self):
-        if self.connection.is_connected():
+        try:
             self.connection.disconnect()
+        except (stomp.exception.StompException, OSError):
+            pass  # the broker was faster
 
     def drop(self):
         """The peer is lost, without a word."""
