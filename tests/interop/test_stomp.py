@@ -302,6 +302,19 @@ def test_stompman_serves_and_shares_a_queue(broker):
     broker.wait_service("/queue/many", replies=20, workers=0)
 
 
+def test_last_words_reach_who_is_still_talking(broker):
+    """A body that is too large is refused with its head; its sender hears why all the same."""
+    for _ in range(5):
+        with socket.create_connection(broker.stomp_address) as talker:
+            talker.settimeout(PATIENCE)
+            talker.sendall(b"CONNECT\n\n\0SEND\nreceipt:1\ncontent-length:99999999\n\n")
+            talker.sendall(b"x" * 5_000_000)
+            heard = b""
+            while chunk := talker.recv(4096):
+                heard += chunk
+            assert b"ERROR\nreceipt-id:1\nmessage:body_too_large\n" in heard
+
+
 def test_hostile_bytes_end_only_their_own_connection(broker, connect):
     peer = connect().subscribe("/service/echo")
     for bytes_ in (

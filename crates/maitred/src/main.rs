@@ -9,6 +9,8 @@ mod reactor;
 
 mod transport;
 
+mod goodbye;
+
 mod handshakes;
 
 mod inbox;

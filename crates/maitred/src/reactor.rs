@@ -22,6 +22,7 @@ use mio::{Events, Interest, Poll, Token};
 use sessions::{Call, CloseReason, Dialect, Note, Outcome, Shard, Want};
 use tokio::sync::oneshot;
 
+use crate::goodbye::Goodbyes;
 use crate::handshakes::Handshakes;
 use crate::inbox::{Command, Detail, Inbox};
 use crate::transport::{Listener, Stream};
@@ -71,6 +72,7 @@ pub(crate) struct Reactor {
     handshakes: Option<Handshakes>,
     /// By the slot of their id.
     sockets: Vec<Option<Socket>>,
+    goodbyes: Goodbyes,
     /// Connections to read in this turn or the next.
     ready: VecDeque<ConnId>,
     buffer: Box<[u8]>,
@@ -124,6 +126,7 @@ impl Reactor {
             listeners,
             handshakes,
             sockets: Vec::new(),
+            goodbyes: Goodbyes::default(),
             ready: VecDeque::new(),
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             calls: HashMap::new(),
@@ -172,6 +175,7 @@ impl Reactor {
                 self.shard.tick(now);
             }
             self.settle(now);
+            self.goodbyes.listen(&mut self.buffer);
             self.log();
             spin = count == 1 && waited < 4 * SPIN;
             if self.drained || self.drain_until.is_some_and(|until| until <= Instant::now()) {
@@ -202,7 +206,8 @@ impl Reactor {
         }
         let now = self.clock.now();
         let due = self.shard.deadline().map(|due| Duration::from(due - now));
-        let instants = [self.accept_again, self.drain_until].into_iter().flatten();
+        let instants = [self.accept_again, self.drain_until, self.goodbyes.next()];
+        let instants = instants.into_iter().flatten();
         let other = instants.min().map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = due.into_iter().chain(other).min();
         self.poll_once(events, timeout)?;
@@ -412,21 +417,27 @@ impl Reactor {
             self.shard.take_closing(&mut ids);
             let Some(id) = ids.pop() else { break };
             self.flush(now, id);
-            self.close(now, id);
+            if let Some(stream) = self.hang_up(id) {
+                self.goodbyes.add(stream);
+            }
+            self.shard.closed(now, id);
         }
         self.scratch.ids = ids;
     }
 
     fn close(&mut self, now: Time, id: ConnId) {
-        if let Some(place) = self.sockets.get_mut(id.slot() as usize)
-            && place.as_ref().is_some_and(|socket| socket.id == id)
-            && let Some(mut socket) = place.take()
-        {
-            // Both may fail on a connection that is already gone; there is nothing else to do.
-            let _ = self.poll.registry().deregister(&mut socket.stream);
-            let _ = socket.stream.finish();
-        }
+        self.hang_up(id);
         self.shard.closed(now, id);
+    }
+
+    /// Says that nothing more comes, and gives up the socket.
+    fn hang_up(&mut self, id: ConnId) -> Option<Stream> {
+        let place = self.sockets.get_mut(id.slot() as usize)?;
+        let mut socket = place.take_if(|socket| socket.id == id)?;
+        // Both may fail on a connection that is already gone; there is nothing else to do.
+        let _ = self.poll.registry().deregister(&mut socket.stream);
+        let _ = socket.stream.finish();
+        Some(socket.stream)
     }
 
     /// Connections that were paused are read again if there was something left.
