@@ -193,7 +193,7 @@ int main(int argc, char **argv)
         return 1;
     }
     zmq_getsockopt(router, ZMQ_LAST_ENDPOINT, endpoint, &bytes);
-    printf("listening mdp %s\n", endpoint);
+    printf("listening mdp %s\nready\n", endpoint);
     fflush(stdout);
 
     for (;;) {

@@ -5,6 +5,10 @@ use sessions::{Call, Cross, Dialect, Outcome, Shard, ShardConfig, Want};
 use std::collections::{BTreeMap, VecDeque};
 
 const BUFFER: usize = 64 * 1024;
+/// What all peers together say. A step of a few octets can mean a quarter of a megabyte, and cut
+/// into single octets that costs the square of it.
+const SENT_MAX: usize = 8 << 20;
+const SENT_BYTEWISE_MAX: usize = 120_000;
 
 /// A peer as the shell sees it.
 #[derive(Default)]
@@ -30,6 +34,8 @@ pub struct House {
     pub tokens: VecDeque<Vec<u8>>,
     buffer: Vec<u8>,
     piece: usize,
+    /// What peers may still say.
+    left: usize,
 }
 
 impl House {
@@ -45,6 +51,7 @@ impl House {
             tokens: VecDeque::new(),
             buffer: vec![0; BUFFER],
             piece: piece.max(1),
+            left: if piece < 64 { SENT_BYTEWISE_MAX } else { SENT_MAX },
         }
     }
 
@@ -59,7 +66,11 @@ impl House {
     }
 
     pub fn send(&mut self, id: ConnId, bytes: &[u8]) {
+        if bytes.len() > self.left {
+            return;
+        }
         if let Some(peer) = self.peer_by_id.get_mut(&id) {
+            self.left -= bytes.len();
             peer.sent.extend(bytes);
             self.read(id);
         }
@@ -88,6 +99,7 @@ impl House {
             service,
             body,
             fair_key: Vec::new().into(),
+            lease: None,
         };
         let id = self.shards[0].call(self.now, call);
         self.calls.push((id, false));
@@ -216,8 +228,8 @@ impl House {
             };
             let mut pieces: [&[u8]; 4] = [&[]; 4];
             let count = outbox.pieces(&mut pieces);
-            let mut bytes = pieces[..count].concat();
-            bytes.truncate(piece);
+            let waiting = pieces[..count].iter().copied().flatten().copied();
+            let bytes: Vec<u8> = waiting.take(piece).collect();
             if bytes.is_empty() {
                 return;
             }

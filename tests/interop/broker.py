@@ -74,7 +74,7 @@ class Broker:
         command += ["--http", http_address, "--data", self.directory / "data"]
         self.child = Child(command, env=quiet_environment(), cwd=self.directory)
         self.child.line(lambda line: line == "ready", timeout=15.0)
-        self.endpoints = self._listening("mdp", r"tcp://(127\.0\.0\.1|\[::1\]|0\.0\.0\.0):[1-9]\d*|ipc://\S+")
+        self.endpoints = self._listening("mdp", r"t(cp|ls)://(127\.0\.0\.1|\[::1?\]|0\.0\.0\.0):[1-9]\d*|ipc://\S+")
         self.stomp_endpoint = self._stomp()
         (self.http_url,) = self._listening("http", r"http://127\.0\.0\.1:[1-9]\d*")
         self.queues = self._queues()
@@ -93,7 +93,7 @@ class Broker:
 
     def _queues(self):
         """Front and back end of each Paranoid Pirate queue, as printed."""
-        form = r"listening ppp-(?:front|back)end (tcp://127\.0\.0\.1:[1-9]\d*) service (.+)"
+        form = r"listening ppp-(?:front|back)end (t(?:cp|ls)://127\.0\.0\.1:[1-9]\d*|ipc://\S+) service (.+)"
         found = [re.fullmatch(form, line) for line in self.child.stdout if " ppp-" in line]
         ends = [match[1] for match in found if match]
         assert len(ends) % 2 == 0, self.child.output()

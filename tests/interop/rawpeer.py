@@ -71,8 +71,7 @@ class RawPeer:
         timeout=5.0,
     ):
         url = urlsplit(endpoint)
-        self.socket = socket.create_connection((url.hostname, url.port), timeout=timeout)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = self.connect(url.hostname, url.port, timeout)
         self.pongs = pongs
         self.commands = []
         self._timeout = timeout
@@ -81,6 +80,11 @@ class RawPeer:
         if handshake:
             self.write(greeting(minor=minor) + ready(socket_type, identity))
             self.finish_handshake(timeout)
+
+    def connect(self, host, port, timeout):
+        plain = socket.create_connection((host, port), timeout=timeout)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return plain
 
     def finish_handshake(self, timeout=5.0):
         deadline = time.monotonic() + timeout

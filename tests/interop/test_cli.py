@@ -1,6 +1,7 @@
 """The command line against a running broker, and the broker's own end."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -29,6 +30,24 @@ def command(broker, *arguments):
     child = Child([binary(), *arguments], env=quiet_environment(), cwd=broker.directory)
     child.close = child.terminate
     return broker.own(child)
+
+
+def test_a_reader_that_goes_away_does_not_end_the_broker(tmp_path):
+    """As in `maitred serve | head -n 1`."""
+    endpoint = f"ipc://{tmp_path}/mdp"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [binary(), "serve", "--mdp", endpoint, "--stomp", "off", "--http", "off"]
+    with subprocess.Popen(command, stdout=writer, env=quiet_environment(), cwd=tmp_path) as broker:
+        os.close(writer)
+        try:
+            wait_until((tmp_path / "mdp").exists, "the socket")
+            done = run("call", "nobody", "x", "--timeout", "300ms", "--mdp", endpoint)
+            assert done.returncode == 3, done.stderr
+            assert broker.poll() is None
+        finally:
+            broker.terminate()
+            assert broker.wait(10) == 0
 
 
 def test_call_prints_the_reply(broker):

@@ -116,6 +116,74 @@ def test_the_match_page_lets_two_programs_meet(start, tmp_path):
             one.wait()
 
 
+def shown_pattern(text):
+    """What a page shows of an answer, numbers and tokens being what they are."""
+    pattern = re.escape(text).replace("…", ".*")
+    return re.sub(r"[0-9a-f]{13}\\-[0-9a-f]{13}|[0-9]{16}", "[0-9a-f-]+", pattern)
+
+
+def test_the_tasks_page_survives_what_it_says(broker):
+    """Its commands in their order: curl as it stands there, and the ends of the broker for real."""
+    page = (ROOT / "docs/tasks.md").read_text()
+    section = page.split("## See it survive")[1].split("\n## ")[0]
+    lines = "\n".join(re.findall(r"^```console\n(.*?)^```$", section, re.M | re.S)).splitlines()
+    words, answers, assigned = [], [], ""
+    assert lines.pop(0) == "$ maitred serve"
+    for line in lines:
+        command = line.removeprefix("$ ").replace(DEFAULT_HTTP, broker.http_url)
+        if line.startswith("$ kill -9 "):
+            broker.kill()
+        elif command == "maitred serve":
+            broker.restart()
+        elif line.startswith("$ TOKEN="):
+            run = f'{command}; printf %s "$TOKEN"'
+            token = subprocess.run(["sh", "-c", run], capture_output=True, text=True, timeout=20)
+            assigned = f"TOKEN={token.stdout}; "
+        elif line.startswith("$ curl "):
+            run = ["sh", "-c", assigned + command.replace("curl ", "curl -s ", 1)]
+            done = subprocess.run(run, capture_output=True, text=True, timeout=20)
+            words.append(command)
+            answers.append(done.stdout.strip())
+        elif line:
+            assert re.fullmatch(shown_pattern(line), answers[-1]), (line, answers[-1])
+            answers[-1] = None
+    assert len(words) == 3 and answers == [None] * 3
+
+
+def test_the_tasks_page_serves_a_python_worker(broker, tmp_path):
+    child = python(broker, program("docs/tasks.md", "worker.py", broker, tmp_path))
+    answer = broker.request("POST", "/v1/tasks/mail?wait=10s", b"to: all")
+    assert (answer.json()["state"], answer.json()["result"]) == ("done", "sent")
+    assert child.line(lambda line: line.startswith("sending")) == "sending to: all"
+
+
+def test_the_commands_of_the_tasks_page(broker):
+    page = (ROOT / "docs/tasks.md").read_text()
+    section = page.split("## On the command line")[1].split("\n## ")[0]
+    commands = re.findall(r"^\$ maitred (.*?)(?: +#.*)?$", section, re.M)
+    assert len(commands) == 9
+    environment = quiet_environment() | {"MAITRED_HTTP": broker.http_url}
+    id = str(broker.request("POST", "/v1/tasks/report", b"").json()["id"])
+    for command in commands:
+        waits = "--wait" in command
+        if waits:
+            worker = subprocess.Popen(
+                ["sh", "-c", 'T=$(curl -s -d \'{"types":["sum"],"wait_ms":9000}\' "$1/v1/leases" |'
+                 ' sed \'s/.*"token":"\\([^"]*\\).*/\\1/\'); curl -s -d 3 "$1/v1/leases/$T/complete"',
+                 "sh", broker.http_url], stdout=subprocess.DEVNULL,
+            )
+        words = shlex.split(command.replace("maitred-data", "data"))
+        words = [id if re.fullmatch(r"\d{16}", word) else word for word in words]
+        done = subprocess.run(
+            [binary(), *words], env=environment, capture_output=True, text=True, timeout=20,
+            cwd=broker.directory, stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, (command, done.stderr)
+        if waits:
+            assert done.stdout == "3\n"
+            assert worker.wait(timeout=10) == 0
+
+
 def test_the_readme_serves_a_python_user(broker, tmp_path):
     python(broker, program("docs/mdp.md", "worker.py", broker, tmp_path))
     broker.wait_workers("upper", 1)
@@ -163,10 +231,11 @@ def test_the_first_commands(broker, page):
 
 
 def test_the_whole_configuration_of_the_docs_is_accepted(tmp_path):
-    """Every key the page shows, optional ones included, passes `maitred check`."""
+    """Every key the page shows, optional ones and every valve included, passes `maitred check`."""
     text = (ROOT / "docs/configuration.md").read_text()
     shown, lines = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
-    valves = re.findall(r"^\| `(\{ kind .*?\})` \|", text, re.M)
+    disciplines = (ROOT / "docs/disciplines.md").read_text()
+    valves = re.findall(r"^\| `(\{ kind .*?\})` \|", disciplines, re.M)
     assert len(valves) == 6
     lines += "".join(f"[services.v{n}]\nvalve = {valve}\n" for n, valve in enumerate(valves))
     uncommented = re.sub(r"^# (token = \"[^\"]*\").*$", r"\1", shown, flags=re.M)

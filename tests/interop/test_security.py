@@ -13,6 +13,7 @@ import pytest
 import zmq
 
 import mdp
+import ppp
 from broker import FAST, binary, quiet_environment
 from curve import Keys, Monitored, Tap, plain
 from process import Child, wait_until
@@ -140,8 +141,11 @@ def test_strangers_are_told_400_and_seen(locked, keys):
             assert event[0] == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         stranger.close()
         assert locked.metric("maitred_denied_total") > number
+    # The log is written by a thread of its own: it may come later than the metric.
+    wait_until(
+        lambda: sum("denied" in line for line in locked.child.stderr) >= 3, "three lines in the log"
+    )
     log = "\n".join(locked.child.stderr)
-    wait_until(lambda: log.count("denied") >= 3, "three lines in the log", 2.0)
     assert keys.public("eve") in log
     for secret in (PASSWORD, "tea for one", keys.secret("eve"), keys.secret("server")):
         assert secret not in log + "\n".join(locked.child.stdout)
@@ -152,7 +156,9 @@ def test_a_client_of_another_server_is_refused(locked, keys):
     stranger = Monitored(locked, locked.endpoints[CURVE], **keys.curve("ann", server="eve"))
     wait_until(lambda: locked.metric("maitred_failed_handshakes_total") > 0, "a refusal")
     stranger.close()
-    assert any("bad_box" in line and "HELLO" in line for line in locked.child.stderr)
+    wait_until(
+        lambda: any("bad_box" in line and "HELLO" in line for line in locked.child.stderr), "a line"
+    )
     assert locked.metric("maitred_denied_total") == 0
 
 
@@ -215,8 +221,9 @@ def test_flipped_bits_are_never_taken_for_a_request(locked, keys):
 
 
 def test_a_flood_of_hellos_starves_nobody(start, keys):
-    """Calls on the open listener go on, and who has a key gets in once the flood is over."""
-    more = "[limits]\nhandshakes = 256\n"
+    """Calls on the open listener go on, and whoever has a key gets in once the flood is over, and
+    also while it lasts: those who left take no place among the handshakes that wait."""
+    more = "[limits]\nhandshakes = 512\nhandshake = \"60s\"\n"
     broker = start(more + locked_config(keys), mdp_option=False)
     broker.serve("echo")
     client = broker.client()
@@ -237,14 +244,16 @@ def test_a_flood_of_hellos_starves_nobody(start, keys):
             for one in batch:
                 one.close()
 
-    threads = [threading.Thread(target=flood, daemon=True) for _ in range(4)]
+    threads = [threading.Thread(target=flood, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: broker.metric("maitred_failed_handshakes_total") > 100, "a flood")
-        for number in range(300):
+        # On a busy machine most are gone before anybody gets to compute what they said.
+        wait_until(lambda: broker.metric("maitred_accepted_total") > 1_000, "a flood", 20.0)
+        for number in range(100):
             assert client.call("echo", b"%d" % number, timeout=5.0) == [b"%d" % number]
-        assert broker.metric("maitred_failed_handshakes_total") > 100
+        during = broker.client(endpoint=broker.endpoints[CURVE], **keys.curve("ann"))
+        assert during.call("echo", b"during", timeout=30.0) == [b"during"]
     finally:
         over.set()
         for thread in threads:
@@ -569,3 +578,34 @@ def test_ipv6_and_several_listeners(start):
     for endpoint in broker.endpoints:
         client = broker.client(endpoint=endpoint, ipv6=True)
         assert client.call("echo", b"x") == [b"x"]
+
+
+def test_wildcards_and_ports_of_the_systems_choice(start):
+    listen = "".join(
+        f'[[mdp.listen]]\nendpoint = "{endpoint}"\n' for endpoint in ("tcp://*:0", "tcp://[::]:0")
+    )
+    broker = start("insecure = true\n" + listen, mdp_option=False)
+    four, six = broker.endpoints
+    assert four.startswith("tcp://0.0.0.0:") and six.startswith("tcp://[::]:")
+    broker.own(mdp.ServiceThread(broker.context, four.replace("0.0.0.0", "127.0.0.1"), "echo"))
+    client = broker.client(endpoint=six.replace("[::]", "[::1]"), ipv6=True)
+    assert client.call("echo", b"x") == [b"x"]
+
+
+def test_a_paranoid_pirate_queue_in_the_file_system(start, tmp_path):
+    front, back = tmp_path / "front.sock", tmp_path / "back.sock"
+    queue = f"""
+[[paranoid_pirate]]
+frontend = "ipc://{front}"
+backend = "ipc://{back}"
+service = "echo"
+mode = 0o640
+"""
+    broker = start(queue)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (front, back)] == [0o640, 0o640]
+    assert broker.queues == [(f"ipc://{front}", f"ipc://{back}")]
+    worker = broker.own(ppp.Worker(broker.context, broker.back)).ready()
+    client = broker.own(ppp.Client(broker.context, broker.front))
+    client.request(b"x" * 100_000)
+    worker.serve_one()
+    assert client.reply() == [b"x" * 100_000]

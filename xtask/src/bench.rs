@@ -7,7 +7,10 @@
 mod curve;
 mod loads;
 mod matching;
+mod overload;
 mod peer;
+mod postgres;
+mod ppp;
 mod process;
 mod report;
 mod rooms;
@@ -25,7 +28,7 @@ use report::Report;
 /// The loads, by the names `maitred bench` knows.
 const LOADS: [&str; 5] = ["e1", "e2", "e3", "e4", "e5"];
 /// What else is measured.
-const ROOMS: [&str; 6] = ["latency", "memory", "idle", "curve", "matching", "stomp"];
+const ROOMS: [&str; 7] = ["latency", "memory", "idle", "ppp", "curve", "matching", "stomp"];
 /// Those of them that need no broker.
 const IN_PROCESS: [&str; 2] = ["matching", "stomp"];
 
@@ -43,6 +46,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if args.len() == 1 && args[0] == "store" {
         return store::run();
     }
+    if let [first, rest @ ..] = args
+        && first == "overload"
+    {
+        return overload::run(&build()?, rest);
+    }
+    let (args, sbroker) = where_sbroker_is(args)?;
     let all = args.is_empty() || args.iter().any(|arg| arg == "all");
     let known = |arg: &String| LOADS.contains(&&**arg) || ROOMS.contains(&&**arg) || arg == "all";
     if let Some(unknown) = args.iter().find(|arg| !known(arg)) {
@@ -53,7 +62,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 
     let mut report = Report::start();
     if wanted("matching") {
-        matching::run(&mut report)?;
+        matching::run(&mut report, sbroker.as_deref())?;
     }
     if wanted("stomp") {
         stomp::run(&mut report)?;
@@ -74,6 +83,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if wanted("idle") {
         rooms::idle(&programs, &mut report)?;
     }
+    if wanted("ppp") {
+        ppp::run(&programs, &mut report)?;
+    }
     if wanted("curve") {
         curve::run(&programs, &mut report)?;
     }
@@ -86,15 +98,36 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Builds the broker and the baseline.
+/// The names among `args`, and where sbroker's modules are, if anybody says so.
+fn where_sbroker_is(args: &[String]) -> Result<(Vec<String>, Option<PathBuf>), String> {
+    let mut names = args.to_vec();
+    let Some(at) = names.iter().position(|arg| arg == "--sbroker") else {
+        return Ok((names, std::env::var_os("SBROKER_EBIN").map(PathBuf::from)));
+    };
+    let named: Vec<String> = names.drain(at..names.len().min(at + 2)).collect();
+    let [_, ebin] = &named[..] else {
+        return Err("--sbroker takes the directory of sbroker's compiled modules".into());
+    };
+    let ebin = std::path::absolute(ebin).map_err(|error| format!("--sbroker {ebin}: {error}"))?;
+    Ok((names, Some(ebin)))
+}
+
+/// Builds the broker and the baselines.
 fn build() -> Result<Programs, String> {
     sh("build maitred", &mut cargo("build --release --locked --package maitred"))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root().join("target"), PathBuf::from);
-    let baseline = target.join("release/libzmq_broker");
-    let mut cc = Command::new("cc");
-    cc.args(["-O2", "-Wall", "-Wextra", "bench/libzmq_broker.c", "-lzmq", "-o"]).arg(&baseline);
-    sh("build the libzmq baseline", &mut cc).map_err(|error| {
-        format!("{error}; it needs the Debian packages gcc and libzmq3-dev, and taskset util-linux")
-    })?;
-    Ok(Programs { maitred: target.join("release/maitred"), baseline })
+    let baseline = |name: &str| {
+        let program = target.join("release").join(name);
+        let mut cc = Command::new("cc");
+        cc.args(["-O2", "-Wall", "-Wextra", &format!("bench/{name}.c"), "-lzmq", "-o"]);
+        sh("build a libzmq baseline", cc.arg(&program)).map_err(|error| {
+            format!("{error}; it needs the Debian packages gcc and libzmq3-dev, and util-linux")
+        })?;
+        Ok::<_, String>(program)
+    };
+    Ok(Programs {
+        maitred: target.join("release/maitred"),
+        baseline: baseline("libzmq_broker")?,
+        queue: baseline("libzmq_ppqueue")?,
+    })
 }

@@ -15,7 +15,8 @@ pub(crate) fn run(binary: &Path, extra: &[String]) -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let suite = fs::canonicalize(root.join("tests/interop"))
         .map_err(|error| format!("tests/interop: {error}"))?;
-    let python = require_venv(&target_dir(&root).join("interop-venv"), &suite)?;
+    let requirements = suite.join("requirements.txt");
+    let python = require_venv(&target_dir(&root).join("interop-venv"), &requirements)?;
 
     let status = Command::new(&python)
         .args(["-m", "pytest"])
@@ -31,16 +32,15 @@ pub(crate) fn run(binary: &Path, extra: &[String]) -> Result<(), String> {
 }
 
 /// Where cargo builds: next to it the environment survives as long as the build does.
-fn target_dir(root: &Path) -> PathBuf {
+pub(crate) fn target_dir(root: &Path) -> PathBuf {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     std::path::absolute(&target).unwrap_or(target)
 }
 
-/// The Python of an environment that holds exactly what the suite requires.
-fn require_venv(venv: &Path, suite: &Path) -> Result<PathBuf, String> {
+/// The Python of an environment that holds exactly what a suite's `requirements.txt` says.
+pub(crate) fn require_venv(venv: &Path, requirements: &Path) -> Result<PathBuf, String> {
     let base = env::var_os("PYTHON").unwrap_or_else(|| OsString::from("python3"));
-    let requirements = suite.join("requirements.txt");
-    let wanted = fs::read_to_string(&requirements)
+    let wanted = fs::read_to_string(requirements)
         .map_err(|error| format!("{}: {error}", requirements.display()))?;
     let version = checked(Command::new(&base).arg("--version"))
         .map_err(|error| format!("the interop suite needs Python 3.11 or later: {error}"))?;
@@ -67,7 +67,7 @@ fn require_venv(venv: &Path, suite: &Path) -> Result<PathBuf, String> {
                 "--disable-pip-version-check",
                 "--requirement",
             ])
-            .arg(&requirements),
+            .arg(requirements),
     )?;
     fs::write(&stamp_file, stamp).map_err(|error| format!("{}: {error}", stamp_file.display()))?;
     Ok(python)
@@ -83,7 +83,7 @@ fn explain_venv(error: String) -> String {
 }
 
 /// Runs to the end; a failure tells the command and all that it said.
-fn checked(command: &mut Command) -> Result<Output, String> {
+pub(crate) fn checked(command: &mut Command) -> Result<Output, String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {
         return Ok(output);

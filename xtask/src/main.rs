@@ -4,6 +4,7 @@ mod bench;
 mod deny;
 mod fuzz;
 mod interop;
+mod python;
 mod setup;
 mod sim;
 mod test;
@@ -17,9 +18,12 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
   test              install what the tests need and run all of them
   interop [ARG ...]  run only the interop suite; arguments go to pytest
+  python [ARG ...]  run only the tests of clients/python and of examples; arguments go to pytest
   sim --seed N [--shards 2] [--log] [--planted NAME]  replay one simulated run
   tidy              check what no compiler checks: docs, names, arrows between crates
-  bench [e1 ... e5 latency memory idle curve matching stomp]  measure all or these
+  bench [e1 ... e5 latency memory idle curve matching stomp] [--sbroker EBIN]  measure all or these;
+                    EBIN: compiled modules of Erlang's sbroker, to measure matching beside it
+  bench overload [--seconds N]  twice the load for 30 s on three brokers; writes docs/overload.md
   bench store       measure durable tasks per second beside bare fsyncs of the same disk
   deny              check licences, sources and duplicates of dependencies
   fuzz [--seconds N]  replay the committed corpora, then fuzz each target for N (30) seconds";
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
     let done = match words[..] {
         ["bench", ..] => bench::run(&args[1..]),
         ["interop", ..] => test::interop(&args[1..]),
+        ["python", ..] => test::python(&args[1..]),
         ["sim", ..] => sim::run(&args[1..]),
         ["test"] => test::run(),
         ["tidy"] => tidy::run(),

@@ -5,10 +5,18 @@ use std::process::Command;
 use crate::sh;
 
 /// A program the tests run, and the Debian package that brings it.
-const PROGRAMS: [(&str, &[&str], &str); 3] = [
+const PROGRAMS: [(&str, &[&str], &str); 9] = [
     ("c++", &["--version"], "g++"),
+    // The examples are run in all languages they are written in.
+    ("curl", &["--version"], "curl"),
+    ("node", &["--version"], "nodejs"),
+    ("npm", &["--version"], "npm"),
     // Records what the task store asks of the disk, and makes it fail.
     ("strace", &["-V"], "strace"),
+    // Its server is not on the path: the tests of the task store look for it where it is.
+    ("sh", &["-c", "ls /usr/lib/postgresql/*/bin/initdb"], "postgresql"),
+    ("/usr/sbin/pgbouncer", &["--version"], "pgbouncer"),
+    ("nats-server", &["--version"], "nats-server"),
     ("python3", &["-c", "import venv, ensurepip"], "python3-venv"),
 ];
 
@@ -37,7 +45,7 @@ pub(crate) fn run() -> Result<(), String> {
     .map_err(|error| format!("{error}; {advice}"))?;
     match PROGRAMS.iter().find(|need| !is_there(need)) {
         None => Ok(()),
-        Some((program, ..)) => Err(format!("{program} is still missing; {advice}")),
+        Some((.., package)) => Err(format!("{package} is still missing; {advice}")),
     }
 }
 

@@ -25,9 +25,10 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("sessions", &["engine", "matching", "stomp", "zmtp"]),
     ("client", &["zmtp"]),
     ("store", &[]),
+    ("drone", &["matching", "store"]),
     ("sim", &["engine", "matching", "sessions", "zmtp"]),
     ("plot", &[]),
-    ("maitred", &["client", "engine", "matching", "plot", "sessions", "store", "zmtp"]),
+    ("maitred", &["client", "drone", "engine", "matching", "plot", "sessions", "store", "zmtp"]),
     ("xtask", &["plot"]),
 ];
 

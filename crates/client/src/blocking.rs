@@ -31,6 +31,10 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+mod meet;
+
+pub use meet::{Acquire, Ask, Lock, MatchLine, Regulator};
+
 use crate::client::ClientBuilder;
 use crate::error::Error;
 use crate::message::Message;

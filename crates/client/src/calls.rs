@@ -35,6 +35,8 @@ pub(crate) struct Request {
     pub(crate) retry: bool,
     /// Whether partial replies are handed out as they come, or joined to the final one.
     pub(crate) streaming: bool,
+    /// Whether it goes however many are under way.
+    pub(crate) urgent: bool,
 }
 
 pub(crate) struct Calls {
@@ -158,12 +160,31 @@ impl Calls {
             has_parts: false,
             waker: None,
         };
+        let urgent = call.request.urgent;
         self.calls.insert(id, call);
-        match self.choose(id, now) {
+        let line = match urgent {
+            true => self.lines.iter().position(|line| line.up && !line.hang_up),
+            false => self.choose(id, now),
+        };
+        match line {
             Some(line) => self.assign(id, line),
+            None if urgent => self.waiting.push_front(id),
             None => self.waiting.push_back(id),
         }
         id
+    }
+
+    /// Forgets a call unless it was sent and is not answered. Whether it did.
+    pub(crate) fn forget_unsent(&mut self, id: u64, now: Instant) -> bool {
+        let sent = |call: &Call| match call.place {
+            Place::Sent { .. } | Place::Done(Ok(_)) => true,
+            Place::Waiting | Place::Unsent { .. } | Place::Done(Err(_)) => false,
+        };
+        if self.calls.get(&id).is_some_and(sent) {
+            return false;
+        }
+        self.forget(id, now);
+        true
     }
 
     /// The outcome of a call whose partial replies are joined.
@@ -426,7 +447,7 @@ impl Calls {
         line.in_flight += 1;
         line.unsent.push_back(id);
         self.due.lines.push(index);
-        debug_assert!(line.in_flight <= self.config.window);
+        debug_assert!(line.in_flight <= self.config.window || self.calls[&id].request.urgent);
     }
 
     /// The better of two lines drawn at random, of those that are up, have room, and whose broker

@@ -7,8 +7,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::backoff::{Backoff, QUICK};
@@ -16,7 +17,9 @@ use crate::calls::{BrokerStatus, Calls, CallsConfig, Request};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::mdp::{self, Part, Protocol};
+use crate::meet::Labels;
 use crate::message::Message;
+use crate::tls::Trust;
 use crate::wire::{Lost, Wire, WireConfig};
 
 /// Calls services through one or several brokers.
@@ -42,6 +45,7 @@ pub struct ClientBuilder {
     connections: usize,
     timeout: Option<Duration>,
     wire: WireConfig,
+    tls_ca: Option<Vec<u8>>,
 }
 
 impl Client {
@@ -74,6 +78,7 @@ impl Client {
             connections: 1,
             timeout: Some(Duration::from_secs(10)),
             wire: WireConfig::default(),
+            tls_ca: None,
         }
     }
 
@@ -108,9 +113,49 @@ impl Client {
         self.inner.shared.enter(|calls| calls.len())
     }
 
+    /// How long calls may take that say nothing else.
+    pub(crate) fn usual_timeout(&self) -> Option<Duration> {
+        self.inner.timeout
+    }
+
+    /// Runs something beside its caller, where the connections are.
+    pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.inner.runtime.spawn(task)
+    }
+
+    pub(crate) fn labels(&self) -> &Labels {
+        &self.inner.labels
+    }
+
+    /// Why something did not come in time.
+    pub(crate) fn late(&self, service: &str, after: Duration) -> Error {
+        self.inner.shared.enter(|calls| match calls.any_up() {
+            true => Error::Timeout { service: service.into(), after },
+            false => Error::Unreachable { after, why: calls.troubles() },
+        })
+    }
+
+    /// Whether it may be taken for one process.
+    pub(crate) fn check_meets(&self) -> Result<(), Error> {
+        let problem = match (&self.inner.shared.bells[..], self.inner.pipelined) {
+            ([_], true) => return Ok(()),
+            (_, true) => "this client has several connections",
+            (_, false) => "this client has one call at a time on its connection",
+        };
+        Err(Error::CannotMeet { problem })
+    }
+
     fn ticket(&self, service: &[u8], body: Message, streaming: bool) -> Ticket {
-        let request =
-            Request { service: Bytes::copy_from_slice(service), body, retry: true, streaming };
+        let request = Request {
+            service: Bytes::copy_from_slice(service),
+            body,
+            retry: true,
+            streaming,
+            urgent: false,
+        };
         Ticket {
             inner: self.inner.clone(),
             state: TicketState::New(Some(request)),
@@ -192,6 +237,15 @@ impl ClientBuilder {
         self
     }
 
+    /// At `tls://host:port` endpoints, believes brokers whose certificate is for that host and was
+    /// signed by one of these authorities: their certificates in PEM, as many as you like. TLS says
+    /// who the broker is; who we are is said by [`plain`](ClientBuilder::plain) or
+    /// [`curve`](ClientBuilder::curve).
+    pub fn tls_ca(mut self, pem: impl Into<Vec<u8>>) -> ClientBuilder {
+        self.tls_ca = Some(pem.into());
+        self
+    }
+
     /// What a message may hold, sent or received.
     pub fn limits(mut self, limits: zmtp::Limits) -> ClientBuilder {
         self.wire.limits = limits;
@@ -201,9 +255,10 @@ impl ClientBuilder {
     /// Starts the connections, on the tokio runtime this is called in. Returns at once.
     ///
     /// # Errors
-    /// If an endpoint cannot be read, or there is no tokio runtime.
-    pub fn connect(self) -> Result<Client, Error> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
+    /// If an endpoint cannot be read or lacks [`tls_ca`](ClientBuilder::tls_ca), or there is no
+    /// tokio runtime.
+    pub fn connect(mut self) -> Result<Client, Error> {
+        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let mut endpoints = Vec::new();
         for text in &self.endpoints {
             let endpoint = Endpoint::parse(text)?;
@@ -212,6 +267,7 @@ impl ClientBuilder {
         if endpoints.is_empty() {
             return Err(Error::Endpoint { endpoint: "".into(), problem: "there is none" });
         }
+        self.wire.trust = Trust::for_endpoints(self.tls_ca.as_deref(), endpoints.iter())?;
         let pipelined = self.pipelined.unwrap_or(self.protocol == Protocol::V02);
         let config = CallsConfig {
             protocol: self.protocol,
@@ -232,8 +288,16 @@ impl ClientBuilder {
             runtime.spawn(driver.run()).abort_handle()
         });
         let drivers = drivers.collect();
-        let (timeout, limits) = (self.timeout, self.wire.limits);
-        Ok(Client { inner: Arc::new(Inner { shared, drivers, timeout, limits }) })
+        let inner = Inner {
+            shared,
+            drivers,
+            timeout: self.timeout,
+            limits: self.wire.limits,
+            pipelined,
+            runtime,
+            labels: Labels::default(),
+        };
+        Ok(Client { inner: Arc::new(inner) })
     }
 }
 
@@ -243,6 +307,9 @@ struct Inner {
     drivers: Vec<AbortHandle>,
     timeout: Option<Duration>,
     limits: zmtp::Limits,
+    pipelined: bool,
+    runtime: Handle,
+    labels: Labels,
 }
 
 impl Drop for Inner {
@@ -381,6 +448,29 @@ impl Call {
     pub fn retry(mut self, retry: bool) -> Call {
         self.ticket.set_retry(retry);
         self
+    }
+
+    /// Sends the request even if as many are under way as may be: it is one that ends others.
+    pub(crate) fn urgent(mut self) -> Call {
+        if let TicketState::New(Some(request)) = &mut self.ticket.state {
+            request.urgent = true;
+        }
+        self
+    }
+
+    /// Forgets the call if the broker knows nothing of it. Whether it is over.
+    pub(crate) fn forget_unsent(&mut self) -> bool {
+        let over = match self.ticket.state {
+            TicketState::Submitted(id) => {
+                let now = Instant::now();
+                self.ticket.inner.shared.enter(|calls| calls.forget_unsent(id, now))
+            }
+            TicketState::New(_) | TicketState::Over => true,
+        };
+        if over {
+            self.ticket.state = TicketState::Over;
+        }
+        over
     }
 
     /// Sends the request without waiting for anything.

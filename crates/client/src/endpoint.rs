@@ -1,4 +1,4 @@
-//! Where a broker listens: `tcp://host:port` or `ipc://path`.
+//! Where a broker listens: `tcp://host:port`, `tls://host:port` or `ipc://path`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,12 +17,14 @@ pub(crate) struct Endpoint {
 pub(crate) enum Address {
     /// A host, without brackets, and a port.
     Tcp(Box<str>, u16),
+    /// The same, with TLS; the certificate must be for this host.
+    Tls(Box<str>, u16),
     /// A socket's file.
     Ipc(PathBuf),
 }
 
 impl Endpoint {
-    /// Reads `ipc://path` or `tcp://host:port`; the host is a name, an IPv4 address, or an IPv6 address in
+    /// Reads `ipc://path`, `tcp://host:port` or `tls://host:port`; the host is a name, an IPv4 address, or an IPv6 address in
     /// brackets.
     pub(crate) fn parse(text: &str) -> Result<Endpoint, Error> {
         let wrong = |problem| Error::Endpoint { endpoint: text.into(), problem };
@@ -32,9 +34,10 @@ impl Endpoint {
             }
             return Ok(Endpoint { text: text.into(), address: Address::Ipc(path.into()) });
         }
-        let address = text
-            .strip_prefix("tcp://")
-            .ok_or_else(|| wrong("it does not start with tcp:// or ipc://"))?;
+        let tls = text.strip_prefix("tls://");
+        let address = tls
+            .or(text.strip_prefix("tcp://"))
+            .ok_or_else(|| wrong("it does not start with tcp://, tls:// or ipc://"))?;
         let (host, port) = match address.strip_prefix('[') {
             Some(rest) => {
                 let (host, rest) =
@@ -57,7 +60,11 @@ impl Endpoint {
         }
         let port = port.parse().ok().filter(|&port| port != 0);
         let port = port.ok_or_else(|| wrong("the port is not a number from 1 to 65535"))?;
-        Ok(Endpoint { text: text.into(), address: Address::Tcp(host.into(), port) })
+        let address = match tls {
+            Some(_) => Address::Tls(host.into(), port),
+            None => Address::Tcp(host.into(), port),
+        };
+        Ok(Endpoint { text: text.into(), address })
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -101,12 +108,15 @@ mod tests {
         check("tcp://127.0.0.1:5555", Ok(("127.0.0.1", 5555)));
         check("tcp://broker.example:1", Ok(("broker.example", 1)));
         check("tcp://[::1]:65535", Ok(("::1", 65535)));
-        check("127.0.0.1:5555", Err("it does not start with tcp:// or ipc://"));
+        check_address("tls://a.b:1", Ok(Address::Tls("a.b".into(), 1)));
+        check_address("tls://[::1]:1", Ok(Address::Tls("::1".into(), 1)));
+        check_address("tls://a.b", Err("it has no port"));
+        check("127.0.0.1:5555", Err("it does not start with tcp://, tls:// or ipc://"));
         check_address("ipc:///tmp/x", Ok(Address::Ipc("/tmp/x".into())));
         check_address("ipc://x", Ok(Address::Ipc("x".into())));
         check("ipc://", Err("it names no file"));
         check("ipc://@x", Err("it names no file"));
-        check("inproc://x", Err("it does not start with tcp:// or ipc://"));
+        check("inproc://x", Err("it does not start with tcp://, tls:// or ipc://"));
         check("tcp://localhost", Err("it has no port"));
         check("tcp://[::1]", Err("it has no port"));
         check("tcp://[::1:5555", Err("the bracket is never closed"));

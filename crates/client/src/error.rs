@@ -10,13 +10,19 @@ pub enum Error {
     /// An endpoint cannot be read.
     #[error(
         "endpoint `{endpoint}`: {problem}; write it as tcp://host:port, IPv6 as \
-         tcp://[::1]:port, or ipc://path"
+         tcp://[::1]:port, with TLS as tls://host:port, or ipc://path"
     )]
     Endpoint {
         /// As it was given.
         endpoint: Box<str>,
         /// What is wrong with it.
         problem: &'static str,
+    },
+    /// There is nothing to check a broker's certificate with, or it cannot be used.
+    #[error("{why}")]
+    Tls {
+        /// What is missing or wrong.
+        why: Box<str>,
     },
     /// A service name no broker would take.
     #[error("a service name has 1 to 255 bytes, this one has {len}")]
@@ -90,6 +96,30 @@ pub enum Error {
     Failed {
         /// What it said.
         message: Box<str>,
+    },
+    /// This client cannot meet others.
+    #[error("{problem}: whoever meets others has one pipelined connection to one broker")]
+    CannotMeet {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The broker knows no place of that name.
+    #[error("there is no match line or regulator `{name}`")]
+    NoPlace {
+        /// The name.
+        name: Box<str>,
+    },
+    /// It was cancelled under its label.
+    #[error("cancelled")]
+    Cancelled,
+    /// Too many run, or the connection was lost: somebody else may run by now.
+    #[error("the lock is lost")]
+    LockLost,
+    /// The broker said something else than an answer; another version may know more.
+    #[error("the broker's answer makes no sense here: {answer}")]
+    BadAnswer {
+        /// What it said.
+        answer: Box<str>,
     },
     /// The worker or client was stopped.
     #[error("stopped")]

@@ -1,4 +1,4 @@
-//! A byte stream to a broker: TCP, or a socket in the file system.
+//! A byte stream to a broker: TCP, TLS over it, or a socket in the file system.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,28 +6,38 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 use crate::endpoint::{Address, Endpoint};
+use crate::tls::Trust;
 
 /// One connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Ipc(UnixStream),
 }
 
 impl Stream {
-    /// Names are looked up anew at each connection.
-    pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<Stream> {
+    /// Names are looked up anew at each connection. `trust` must be there for `tls://`.
+    pub(crate) async fn connect(endpoint: &Endpoint, trust: Option<&Trust>) -> io::Result<Stream> {
         match endpoint.address() {
-            Address::Tcp(host, port) => {
-                let stream = TcpStream::connect((&**host, *port)).await?;
-                stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+            Address::Tcp(host, port) => connect_tcp(host, *port).await.map(Stream::Tcp),
+            Address::Tls(host, port) => {
+                let trust = trust.ok_or_else(|| io::Error::other("nobody to trust"))?;
+                let stream = connect_tcp(host, *port).await?;
+                Ok(Stream::Tls(Box::new(trust.shake_hands(stream, host).await?)))
             }
             Address::Ipc(path) => Ok(Stream::Ipc(UnixStream::connect(path).await?)),
         }
     }
+}
+
+async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 impl AsyncRead for Stream {
@@ -38,6 +48,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Ipc(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -51,6 +62,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Ipc(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -62,6 +74,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
             Stream::Ipc(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         }
     }
@@ -69,6 +82,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Stream>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Ipc(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -76,6 +90,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Stream>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Ipc(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -20,6 +20,7 @@ use zmtp::{Connection, Event, Frames, Security, SocketType, Step, put_ping};
 use crate::endpoint::Endpoint;
 use crate::message::Message;
 use crate::stream::Stream;
+use crate::tls::Trust;
 
 /// Why there is no connection, for people.
 pub(crate) type Lost = Box<str>;
@@ -28,6 +29,8 @@ pub(crate) type Lost = Box<str>;
 #[derive(Clone, Debug)]
 pub(crate) struct WireConfig {
     pub(crate) security: Security,
+    /// What brokers at `tls://` are checked with.
+    pub(crate) trust: Option<Trust>,
     pub(crate) limits: zmtp::Limits,
     /// After this much silence the peer is asked for a sign of life.
     pub(crate) heartbeat: Duration,
@@ -39,6 +42,7 @@ impl Default for WireConfig {
     fn default() -> WireConfig {
         WireConfig {
             security: Security::Null,
+            trust: None,
             limits: zmtp::Limits::default(),
             heartbeat: Duration::from_secs(3),
             liveness: 3,
@@ -72,7 +76,8 @@ pub(crate) struct Wire {
 impl Wire {
     /// Connects and shakes hands.
     pub(crate) async fn connect(endpoint: &Endpoint, config: &WireConfig) -> Result<Wire, Lost> {
-        let stream = timeout(CONNECT_TIMEOUT, Stream::connect(endpoint)).await;
+        let stream =
+            timeout(CONNECT_TIMEOUT, Stream::connect(endpoint, config.trust.as_ref())).await;
         let stream = stream.map_err(|_| Lost::from("no answer to connecting"))?;
         let stream = stream.map_err(|error| error.to_string())?;
         let mut zmtp_config = zmtp::Config::new(SocketType::Dealer);
@@ -133,6 +138,10 @@ impl Wire {
                 }
             }
             if *tx_done == tx.len() {
+                // Under TLS, what was taken may still stand before the socket.
+                if let Poll::Ready(Err(error)) = Pin::new(&mut *stream).poll_flush(cx) {
+                    return Poll::Ready(Err(error));
+                }
                 tx.clear();
                 *tx_done = 0;
                 if tx.capacity() > TX_BYTES_KEPT {

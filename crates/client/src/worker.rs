@@ -26,6 +26,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::mdp::{self, Command, FAILED, Part, Protocol};
 use crate::message::Message;
+use crate::tls::Trust;
 use crate::wire::{Lost, Wire, WireConfig};
 
 /// Serves a service. Made by [`WorkerBuilder::serve`].
@@ -49,6 +50,7 @@ pub struct WorkerBuilder {
     /// Interval and liveness, if they are not the protocol's own.
     heartbeat: Option<(Duration, u32)>,
     wire: WireConfig,
+    tls_ca: Option<Vec<u8>>,
 }
 
 /// What is known of a worker's connection.
@@ -72,6 +74,7 @@ impl Worker {
             protocol: Protocol::default(),
             heartbeat: None,
             wire: WireConfig::default(),
+            tls_ca: None,
         }
     }
 
@@ -146,6 +149,15 @@ impl WorkerBuilder {
         self
     }
 
+    /// At `tls://host:port` endpoints, believes brokers whose certificate is for that host and was
+    /// signed by one of these authorities: their certificates in PEM, as many as you like. TLS says
+    /// who the broker is; who we are is said by [`plain`](WorkerBuilder::plain) or
+    /// [`curve`](WorkerBuilder::curve).
+    pub fn tls_ca(mut self, pem: impl Into<Vec<u8>>) -> WorkerBuilder {
+        self.tls_ca = Some(pem.into());
+        self
+    }
+
     /// What a message may hold, sent or received.
     pub fn limits(mut self, limits: zmtp::Limits) -> WorkerBuilder {
         self.wire.limits = limits;
@@ -184,7 +196,9 @@ impl WorkerBuilder {
         if !(1..=255).contains(&service.len()) {
             return Err(Error::ServiceName { len: service.len() });
         }
+        let endpoint = Endpoint::parse(&self.endpoint)?;
         let mut wire = self.wire;
+        wire.trust = Trust::for_endpoints(self.tls_ca.as_deref(), [&endpoint].into_iter())?;
         let own = (self.protocol == Protocol::Ppp).then_some((Duration::from_secs(1), 3));
         if let Some((interval, liveness)) = self.heartbeat.or(own) {
             (wire.heartbeat, wire.liveness) = (interval, liveness);
@@ -203,7 +217,7 @@ impl WorkerBuilder {
         let (status, status_seen) = watch::channel(WorkerStatus::default());
         let (partial_replies, partials) = mpsc::channel(PARTIALS_MAX);
         let driver = Driver {
-            endpoint: Endpoint::parse(&self.endpoint)?,
+            endpoint,
             wire,
             protocol: self.protocol,
             service: Bytes::copy_from_slice(service),

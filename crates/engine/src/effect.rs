@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::blob::Blob;
 use crate::ids::{ConnId, RequestId};
-use crate::meeting::Met;
+use crate::meeting::{Met, Place, PlaceChange};
 use matching::Span;
 
 /// Why a request was refused.
@@ -177,6 +177,15 @@ pub enum Effect<'a> {
         /// How long the oldest request waits.
         oldest: Span,
     },
+    /// A named place was started, changed or stopped.
+    Place {
+        /// What it is.
+        place: Place,
+        /// Its name.
+        name: &'a [u8],
+        /// What became of it.
+        change: PlaceChange,
+    },
     /// After [`Event::Drain`](crate::Event): the last request ended.
     Drained,
 }
@@ -195,7 +204,7 @@ impl Effect<'_> {
             | Effect::Expel { to, .. }
             | Effect::Pause { to }
             | Effect::Resume { to } => Some(*to),
-            Effect::Alarm { .. } | Effect::Drained => None,
+            Effect::Alarm { .. } | Effect::Place { .. } | Effect::Drained => None,
         }
     }
 }

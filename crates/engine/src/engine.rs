@@ -17,7 +17,7 @@ use crate::effect::{Effect, Expulsion, Out, Reason};
 use crate::event::{Event, Request, WhenFull};
 use crate::guard::{Guard, PrincipalId, PrincipalView, Rights};
 use crate::ids::{ConnId, RequestId};
-use crate::meeting::{Caller, Meetings};
+use crate::meeting::{Caller, Meetings, Place, PlaceView};
 use crate::service::{Asker, HeldBack, Service};
 use crate::stats::{Histogram, REASONS, Stats};
 use crate::wheel::Wheel;
@@ -83,6 +83,8 @@ pub enum Planted {
     GhostOffers,
     /// Dropped requests are not told.
     SilentDrop,
+    /// Who left still waits at named places, and keeps its locks.
+    GhostMeeter,
 }
 
 /// A request in the house.
@@ -395,6 +397,17 @@ impl Engine {
         })
     }
 
+    /// Every named place, match lines first, by name.
+    pub fn places(&self) -> impl Iterator<Item = PlaceView<'_>> {
+        self.meetings.views()
+    }
+
+    /// One named place.
+    #[must_use]
+    pub fn place(&self, place: Place, name: &[u8]) -> Option<PlaceView<'_>> {
+        self.meetings.view(place, name)
+    }
+
     /// Every worker, in no particular order.
     pub fn workers(&self) -> impl Iterator<Item = WorkerView<'_>> {
         self.conns.iter().filter(|(_, conn)| !conn.seats.is_empty()).filter_map(|(id, conn)| {
@@ -426,6 +439,12 @@ impl Engine {
     #[must_use]
     pub fn rights(&self, id: PrincipalId) -> Option<&Rights> {
         self.guard.rights(id)
+    }
+
+    /// Whether something that is no request to a service, and does not stay, is within the quota
+    /// of a principal. It counts against the rate.
+    pub fn admit(&mut self, now: Time, id: PrincipalId, bytes: u64) -> bool {
+        self.guard.has_room(now, id, bytes)
     }
 
     /// Every principal there ever was.
@@ -660,7 +679,9 @@ impl Engine {
         }
         self.settle_promise(now, kept, out);
         self.conns.remove(&id);
-        self.meetings.gone(now, id, &mut self.guard, out);
+        if !planted!(self, GhostMeeter) {
+            self.meetings.gone(now, id, &mut self.guard, out);
+        }
     }
 
     /// Ends a client: what waits is withdrawn, what is held is for nobody. Says which services have

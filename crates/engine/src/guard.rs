@@ -61,6 +61,12 @@ impl Patterns {
         Patterns { patterns, all }
     }
 
+    /// Whether they are every service.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.all
+    }
+
     /// Whether the service called `name` is among them.
     #[must_use]
     pub fn hold(&self, name: &[u8]) -> bool {
@@ -273,6 +279,20 @@ impl Guard {
     pub(crate) fn may_call(&mut self, id: PrincipalId, service: &[u8]) -> bool {
         let Some(guest) = self.guests.get_mut(id.place()) else { return false };
         let may = guest.is_free || guest.rules.rights.call.hold(service);
+        guest.usage.denied += u64::from(!may);
+        may
+    }
+
+    /// Whether somebody may call a service; nobody is counted for it.
+    pub(crate) fn lets_call(&self, id: PrincipalId, service: &[u8]) -> bool {
+        let guest = self.guests.get(id.place());
+        guest.is_some_and(|guest| guest.is_free || guest.rules.rights.call.hold(service))
+    }
+
+    /// Whether somebody may do what concerns the whole house.
+    pub(crate) fn may_administer(&mut self, id: PrincipalId) -> bool {
+        let Some(guest) = self.guests.get_mut(id.place()) else { return false };
+        let may = guest.rules.rights.administer;
         guest.usage.denied += u64::from(!may);
         may
     }

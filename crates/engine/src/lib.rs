@@ -69,7 +69,8 @@ pub use guard::{
 pub use ids::{ConnId, RequestId};
 pub use matching::{Side, Span, Time};
 pub use meeting::{
-    MatchRules, Meet, MeetWord, MeetingRules, Met, Place, RegulatorRules, SideRules, Wish,
+    LISTED_MAX, MatchRules, Meet, MeetWord, MeetingRules, Met, Place, PlaceChange, PlaceRules,
+    PlaceView, RegulatorRules, SideRules, SideView, Tally, Wish,
 };
 pub use stats::{BUCKETS, Histogram, REASONS, Stats};
 pub use wheel::Wheel;

@@ -10,14 +10,10 @@
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::format;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
-use matching::{
-    Admissions, Broker, Drops, GoOn, Key, Match, Outcome, QueueConfig, Regulator, Side, Span, Time,
-    ValveConfig,
-};
+use matching::{Admissions, Drops, GoOn, Key, Match, Outcome, Side, Span, Time};
 use slotmap::{Key as _, KeyData, SlotMap};
 
 use crate::effect::{Effect, Out, Reason};
@@ -27,8 +23,17 @@ use crate::wheel::Wheel;
 
 mod words;
 
-pub use words::Wish;
-pub use words::{MatchRules, Meet, MeetWord, MeetingRules, Met, Place, RegulatorRules, SideRules};
+mod spot;
+
+mod places;
+
+pub use spot::{PlaceView, SideView, Tally};
+pub use words::{
+    LISTED_MAX, MatchRules, Meet, MeetWord, MeetingRules, Met, Place, PlaceChange, PlaceRules,
+    RegulatorRules, SideRules, Wish,
+};
+
+use spot::{Kind, Spot};
 
 /// Most locks of one regulator, whatever its valve says: each costs memory until it is done, and a
 /// valve that counts by time alone lets run for ever.
@@ -59,6 +64,7 @@ impl Caller<'_> {
 /// All places of one shard.
 #[derive(Debug)]
 pub(crate) struct Meetings {
+    places_max: usize,
     spots: SlotMap<SpotKey, Spot>,
     by_name: BTreeMap<(Place, Box<[u8]>), SpotKey>,
     waiters: SlotMap<WaiterKey, Waiter>,
@@ -75,23 +81,6 @@ pub(crate) struct Meetings {
     /// Whom `matching` dropped or let run; emptied within each step.
     drops: Drops<WaiterKey, WaiterKey>,
     came: Admissions<WaiterKey>,
-}
-
-/// One named place.
-#[derive(Debug)]
-struct Spot {
-    /// What a principal must be allowed to call.
-    right: Box<[u8]>,
-    kind: Kind,
-    /// Bytes that wait on each side.
-    bytes: [u64; 2],
-    armed: Time,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Match(MatchRules, Box<Broker<WaiterKey, WaiterKey>>),
-    Regulator(RegulatorRules, Box<Regulator<WaiterKey>>),
 }
 
 /// Somebody who waits.
@@ -127,58 +116,10 @@ struct Held {
     since: Time,
 }
 
-impl Kind {
-    fn new(rules: Rules, now: Time) -> Kind {
-        match rules {
-            Rules::Match(rules) => {
-                let broker = Broker::new(rules.ask.queue, rules.ask_r.queue, now);
-                Kind::Match(rules, Box::new(broker))
-            }
-            Rules::Regulator(rules) => {
-                let regulator = Regulator::new(rules.line.queue, bounded(rules.valve), now);
-                Kind::Regulator(rules, Box::new(regulator))
-            }
-        }
-    }
-
-    fn side(&self, side: Side) -> &SideRules {
-        match (self, side) {
-            (Kind::Match(rules, _), Side::Ask) => &rules.ask,
-            (Kind::Match(rules, _), Side::AskR) => &rules.ask_r,
-            (Kind::Regulator(rules, _), _) => &rules.line,
-        }
-    }
-
-    fn deadline(&self) -> Option<Time> {
-        match self {
-            Kind::Match(_, broker) => broker.deadline(),
-            Kind::Regulator(_, regulator) => regulator.deadline(),
-        }
-    }
-
-    fn len(&self) -> (usize, usize) {
-        match self {
-            Kind::Match(_, broker) => (broker.asks().len(), broker.ask_rs().len()),
-            Kind::Regulator(_, regulator) => (regulator.len(), regulator.size()),
-        }
-    }
-}
-
-/// The rules of a place of either kind.
-#[derive(Clone, Copy, Debug)]
-enum Rules {
-    Match(MatchRules),
-    Regulator(RegulatorRules),
-}
-
-fn bounded(valve: ValveConfig) -> ValveConfig {
-    let max = valve.max.min(LOCKS_MAX);
-    ValveConfig { max, min: valve.min.min(max), ..valve }
-}
-
 impl Meetings {
     pub(crate) fn new(rules: &MeetingRules, now: Time) -> Meetings {
         let mut meetings = Meetings {
+            places_max: rules.places_max,
             spots: SlotMap::with_key(),
             by_name: BTreeMap::new(),
             waiters: SlotMap::with_key(),
@@ -191,8 +132,8 @@ impl Meetings {
             drops: Drops::default(),
             came: Admissions::default(),
         };
-        for (place, name, rules) in each(rules) {
-            meetings.open(now, place, name, rules);
+        for (name, rules) in rules.each() {
+            meetings.open(now, name, rules, false);
         }
         meetings
     }
@@ -235,16 +176,33 @@ impl Meetings {
         guard: &mut Guard,
         out: &mut impl Out,
     ) {
-        let name = (meet.place, Box::from(meet.name.as_slice()));
-        let Some(key) = self.by_name.get(&name).copied() else {
+        let (place, name) = (meet.place, meet.name.as_slice());
+        match meet.word {
+            MeetWord::Declare(rules) => {
+                debug_assert_eq!(rules.place(), place, "rules for the other kind of place");
+                return self.declare(now, caller, name, *rules, guard, out);
+            }
+            MeetWord::Remove => return self.remove(now, caller, (place, name), guard, out),
+            MeetWord::List => return self.list(caller, (place, name), guard, out),
+            MeetWord::Ask(..)
+            | MeetWord::Cancel(_)
+            | MeetWord::Len
+            | MeetWord::Continue(_)
+            | MeetWord::Done(..)
+            | MeetWord::Update(_) => {}
+        }
+        let Some(key) = self.find(place, name) else {
             return caller.tell(Met::NoPlace, out);
         };
-        let refused = |reason| Met::Drop { reason, sojourn: Span::ZERO };
-        if !guard.may_call(caller.principal, &self.spots[key].right) {
-            return caller.tell(refused(Reason::Denied), out);
+        let may = guard.may_call(caller.principal, &self.spots[key].right);
+        if let MeetWord::Ask(side, _) = &meet.word {
+            self.spots[key].tally.note(*side, may);
+        }
+        if !may {
+            return caller.tell(Met::Drop { reason: Reason::Denied, sojourn: Span::ZERO }, out);
         }
         match meet.word {
-            MeetWord::Ask(..) if closing => caller.tell(refused(Reason::Draining), out),
+            MeetWord::Ask(..) if closing => self.refuse(caller, key, Reason::Draining, out),
             MeetWord::Ask(side, wish) => {
                 let value = wish.value.into_bytes();
                 let label = wish.label.into_bytes();
@@ -263,7 +221,7 @@ impl Meetings {
                     key: None,
                 };
                 match self.lets_in(now, &waiter, guard) {
-                    Err(reason) => caller.tell(refused(reason), out),
+                    Err(reason) => self.refuse(caller, key, reason, out),
                     Ok(()) if wish.waits => self.enter(now, waiter, until, guard, out),
                     Ok(()) => self.look_in(now, waiter, guard, out),
                 }
@@ -273,7 +231,7 @@ impl Meetings {
                 let found = self.waiters_of(caller.conn, Some((key, &label)));
                 let cancelled = found.len();
                 for waiter in found {
-                    self.withdraw(now, waiter, Some(Met::Cancelled), guard, out);
+                    self.withdraw(now, waiter, Met::Cancelled, guard, out);
                 }
                 caller.tell(Met::Number(cancelled), out);
             }
@@ -285,8 +243,15 @@ impl Meetings {
                 let answer = self.regulate(now, caller.conn, key, &meet.word);
                 caller.tell(answer, out);
             }
+            MeetWord::Declare(_) | MeetWord::Remove | MeetWord::List => {}
         }
         self.settle(now, key, guard, out);
+    }
+
+    /// Turns somebody away at the door of a place.
+    fn refuse(&mut self, caller: Caller<'_>, key: SpotKey, reason: Reason, out: &mut impl Out) {
+        self.spots[key].tally.drop(reason);
+        caller.tell(Met::Drop { reason, sojourn: Span::ZERO }, out);
     }
 
     /// A connection ended: it meets nobody any more, and what it held is free.
@@ -298,6 +263,7 @@ impl Meetings {
             .filter_map(|waiter| self.forget(waiter, guard))
             .collect();
         for waiter in left {
+            self.count(waiter.spot, &Met::Cancelled);
             self.unqueue(now, &waiter);
             self.settle(now, waiter.spot, guard, out);
         }
@@ -320,90 +286,6 @@ impl Meetings {
         for key in keys {
             self.send_home(now, key, guard, out);
         }
-    }
-
-    /// New rules: places that are not named any more are closed, others change with those who wait.
-    pub(crate) fn configure(
-        &mut self,
-        now: Time,
-        rules: &MeetingRules,
-        guard: &mut Guard,
-        out: &mut impl Out,
-    ) {
-        let named = |(place, name): &(Place, Box<[u8]>)| match place {
-            Place::Match => rules.matches.contains_key(name),
-            Place::Regulator => rules.regulators.contains_key(name),
-        };
-        let closed: Vec<(Place, Box<[u8]>)> =
-            self.by_name.keys().filter(|name| !named(name)).cloned().collect();
-        for name in closed {
-            if let Some(key) = self.by_name.remove(&name) {
-                self.send_home(now, key, guard, out);
-                self.spots.remove(key);
-                let Meetings { locks, holds, .. } = self;
-                locks.retain(|lock, held| {
-                    let stays = held.spot != key;
-                    stays || !holds.remove(&(held.conn, lock.data().as_ffi()))
-                });
-            }
-        }
-        for (place, name, rules) in each(rules) {
-            match self.by_name.get(&(place, name.into())).copied() {
-                None => self.open(now, place, name, rules),
-                Some(key) => self.change(now, key, rules, guard, out),
-            }
-        }
-    }
-
-    fn open(&mut self, now: Time, place: Place, name: &[u8], rules: Rules) {
-        let mut right = format!("{}.", place.service()).into_bytes();
-        right.extend_from_slice(name);
-        let kind = Kind::new(rules, now);
-        let spot = Spot { right: right.into(), kind, bytes: [0; 2], armed: Time::MAX };
-        let key = self.spots.insert(spot);
-        self.by_name.insert((place, name.into()), key);
-        self.rest(now, key);
-    }
-
-    fn change(
-        &mut self,
-        now: Time,
-        key: SpotKey,
-        rules: Rules,
-        guard: &mut Guard,
-        out: &mut impl Out,
-    ) {
-        match (&mut self.spots[key].kind, rules) {
-            (Kind::Match(before, broker), Rules::Match(rules)) if *before != rules => {
-                *before = rules;
-                broker.reconfigure(now, rules.ask.queue, rules.ask_r.queue, &mut self.drops);
-            }
-            (Kind::Regulator(before, regulator), Rules::Regulator(rules)) if *before != rules => {
-                let (queue, valve): (QueueConfig, _) = (rules.line.queue, bounded(rules.valve));
-                // What makes no sense was refused where it was read.
-                if regulator.reconfigure(now, queue, valve, &mut self.came).is_ok() {
-                    *before = rules;
-                }
-            }
-            (Kind::Match(..) | Kind::Regulator(..), Rules::Match(_) | Rules::Regulator(_)) => {}
-        }
-        self.settle(now, key, guard, out);
-    }
-
-    /// Drops all who wait at a place with `draining`.
-    fn send_home(&mut self, now: Time, key: SpotKey, guard: &mut Guard, out: &mut impl Out) {
-        let mut waiters: Vec<(u64, Time, WaiterKey)> = self
-            .waiters
-            .iter()
-            .filter(|(_, waiter)| waiter.spot == key)
-            .map(|(key, waiter)| (waiter.rank, waiter.since, key))
-            .collect();
-        waiters.sort_unstable();
-        for (_, since, waiter) in waiters {
-            let answer = Met::Drop { reason: Reason::Draining, sojourn: now - since };
-            self.withdraw(now, waiter, Some(answer), guard, out);
-        }
-        self.settle(now, key, guard, out);
     }
 
     /// Whether there is room for one more.
@@ -592,6 +474,9 @@ impl Meetings {
             debug_assert!(false, "somebody met a waiter that had left");
             return;
         };
+        if let Some(spot) = self.spots.get_mut(ask.spot) {
+            spot.tally.met += 1;
+        }
         let times = [(met.relative(), met.ask.send), (met.relative_r(), met.ask_r.send)];
         for ((one, other), (relative, send)) in [(&ask, &ask_r), (&ask_r, &ask)].iter().zip(times) {
             let (value, sojourn) = (other.value.clone().into(), now - send);
@@ -602,8 +487,29 @@ impl Meetings {
 
     /// Answers somebody who waits no more.
     fn end(&mut self, key: WaiterKey, answer: Met<'_>, guard: &mut Guard, out: &mut impl Out) {
-        if let Some(Waiter { conn: to, tag, envelope, .. }) = self.forget(key, guard) {
+        if let Some(Waiter { conn: to, tag, envelope, spot, .. }) = self.forget(key, guard) {
+            self.count(spot, &answer);
             out.emit(Effect::Met { to, tag, envelope: &envelope, answer });
+        }
+    }
+
+    /// Notes what became of somebody who came to a place.
+    fn count(&mut self, spot: SpotKey, answer: &Met<'_>) {
+        let Some(Spot { tally, .. }) = self.spots.get_mut(spot) else { return };
+        match answer {
+            Met::Drop { reason, .. } => tally.drop(*reason),
+            Met::Run { .. } => tally.met += 1,
+            Met::Retry => tally.retries += 1,
+            Met::Cancelled => tally.withdrawn += 1,
+            // Both that met are counted at once, and the rest is about nobody who waited.
+            Met::Go { .. }
+            | Met::Number(_)
+            | Met::Len(..)
+            | Met::Done
+            | Met::Stop
+            | Met::Names(_)
+            | Met::NoPlace
+            | Met::NoLock => {}
         }
     }
 
@@ -612,16 +518,15 @@ impl Meetings {
         &mut self,
         now: Time,
         key: WaiterKey,
-        answer: Option<Met<'_>>,
+        answer: Met<'_>,
         guard: &mut Guard,
         out: &mut impl Out,
     ) {
         let Some(waiter) = self.forget(key, guard) else { return };
+        self.count(waiter.spot, &answer);
         self.unqueue(now, &waiter);
-        if let Some(answer) = answer {
-            let Waiter { conn: to, tag, envelope, .. } = &waiter;
-            out.emit(Effect::Met { to: *to, tag: *tag, envelope, answer });
-        }
+        let Waiter { conn: to, tag, envelope, .. } = &waiter;
+        out.emit(Effect::Met { to: *to, tag: *tag, envelope, answer });
     }
 
     fn unqueue(&mut self, now: Time, waiter: &Waiter) {
@@ -681,13 +586,4 @@ impl Meetings {
             self.wheel.insert(due.max(now), (key, due));
         }
     }
-}
-
-/// All places of some rules.
-fn each(rules: &MeetingRules) -> impl Iterator<Item = (Place, &[u8], Rules)> {
-    let matches = rules.matches.iter();
-    let regulators = rules.regulators.iter();
-    matches.map(|(name, rules)| (Place::Match, &**name, Rules::Match(*rules))).chain(
-        regulators.map(|(name, rules)| (Place::Regulator, &**name, Rules::Regulator(*rules))),
-    )
 }

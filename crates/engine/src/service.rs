@@ -240,7 +240,8 @@ impl Service {
         let Some(guard) = &mut self.guard else { return false };
         let waiting = self.line.asks().len();
         if now >= guard.meter.deadline() {
-            let oldest = self.line.asks().oldest().unwrap_or(now);
+            // What a lost worker held is old without having waited.
+            let oldest = self.line.asks().oldest_fresh().unwrap_or(now);
             let sample = Sample { now, relative: now - oldest, ..Sample::default() };
             guard.protector.update(guard.meter.sample(&sample));
         }

@@ -3,6 +3,8 @@
 mod chance;
 mod guard;
 
+mod meetings;
+
 mod stats;
 
 mod transcript;

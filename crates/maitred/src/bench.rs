@@ -1,29 +1,39 @@
 //! `maitred bench`: loads a broker and says what came of it.
 //!
-//! Any Majordomo MDP/0.1 broker will do. The scenarios differ in what they ask of one: the price of
-//! a single call, of many small ones on few and on many connections, of large bodies, and of many
-//! requests on one worker's connection (which needs our READY option `concurrency=N`; a broker
-//! without it serves one at a time).
+//! Any Majordomo MDP/0.1 broker will do, and any Paranoid Pirate queue. The scenarios differ in
+//! what they ask of one: the price of a single call, of many small ones on few and on many
+//! connections, of large bodies, and of many requests on one worker's connection (which needs our
+//! READY option `concurrency=N`; a broker without it serves one at a time). They ask for the next
+//! when one is answered; `overload` asks for more than can be served, whatever comes of it.
+
+mod target;
 
 mod load;
 
-use std::io::{BufRead, BufReader, IsTerminal};
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+mod words;
+
+mod link;
+
+mod overload;
+
+use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::{Failure, secret};
+use crate::Failure;
 use load::{Measured, Shape};
+use target::Target;
+use words::Words;
 
 /// What to bench, and how to print.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
-    /// The broker
-    #[arg(long, default_value = "tcp://127.0.0.1:5555", value_name = "ENDPOINT")]
-    mdp: String,
+    #[command(subcommand)]
+    more: Option<More>,
+    #[command(flatten)]
+    target: Target,
     /// What to ask of it
     #[arg(long, value_enum, default_value_t = Choice::All)]
     scenario: Choice,
@@ -46,20 +56,17 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     concurrency: Option<u32>,
     /// Process id of the broker, if it runs on this machine: its CPU time is measured, too
-    #[arg(long)]
+    #[arg(long, conflicts_with = "spawn")]
     pid: Option<u32>,
-    /// Public key of the broker, or a file that holds it: speak CURVE
-    #[arg(long, value_name = "KEY|FILE", requires = "key", allow_hyphen_values = true)]
-    server_key: Option<String>,
-    /// File of our secret key, made by `maitred keygen`
-    #[arg(long, value_name = "FILE", requires = "server_key")]
-    key: Option<PathBuf>,
-    /// Start a broker for this run, and stop it afterwards
-    #[arg(long, conflicts_with_all = ["mdp", "pid", "key"])]
-    spawn: bool,
     /// Print JSON, one object per scenario and line
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum More {
+    /// Ask for more than the workers can do, and see who is served in time
+    Overload(overload::Options),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -103,16 +110,11 @@ struct Report {
 /// # Errors
 /// If the broker cannot be reached, or an answer was wrong or missing.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let own = if options.spawn { Some(OwnBroker::start()?) } else { None };
-    let address = resolve(own.as_ref().map_or(&options.mdp, |own| &own.endpoint))?;
-    let security = match (&options.server_key, &options.key) {
-        (Some(server), Some(key)) => zmtp::Security::CurveClient {
-            server: secret::public_key(server).map_err(Failure::config)?,
-            keys: secret::read_key(key).map_err(Failure::config)?,
-        },
-        _ => zmtp::Security::Null,
-    };
-    let pid = options.pid.or(own.as_ref().map(|own| own.child.id()));
+    if let Some(More::Overload(options)) = &options.more {
+        return overload::run(options);
+    }
+    let broker = options.target.reach()?;
+    let pid = options.pid.or(broker.own_pid());
     let progress = std::io::stderr().is_terminal();
     let mut wrong = Vec::new();
     for (choice, name, numbers) in SCENARIOS {
@@ -120,7 +122,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             continue;
         }
         let shape = shape(options, numbers);
-        let measured = load::run(address, &security, name, &shape, pid, progress)
+        if broker.ends.words == Words::Pirate && shape.concurrency > 1 {
+            continue;
+        }
+        let measured = load::run(&broker.ends, name, &shape, pid, progress)
             .map_err(|error| Failure::new(format!("{name}: {error}")))?;
         let valid = measured.bad == 0 && measured.lost == 0;
         let report = Report { scenario: name, shape, measured, valid };
@@ -171,54 +176,5 @@ fn print(report: &Report) {
         println!("    every answer right");
     } else {
         println!("    {} answers wrong, {} missing", measured.bad, measured.lost);
-    }
-}
-
-fn resolve(endpoint: &str) -> Result<SocketAddr, Failure> {
-    let address = endpoint.strip_prefix("tcp://").ok_or_else(|| {
-        Failure::config(format!("{endpoint:?} is not an endpoint: expected tcp://HOST:PORT"))
-    })?;
-    let mut addresses = address
-        .to_socket_addrs()
-        .map_err(|error| Failure::config(format!("cannot resolve {endpoint}: {error}")))?;
-    addresses.next().ok_or_else(|| Failure::config(format!("{endpoint} has no address")))
-}
-
-/// A broker of our own; it ends with this value.
-struct OwnBroker {
-    child: Child,
-    endpoint: String,
-}
-
-impl OwnBroker {
-    fn start() -> Result<OwnBroker, Failure> {
-        let cannot =
-            |error: &dyn std::fmt::Display| Failure::new(format!("cannot start a broker: {error}"));
-        let program = std::env::current_exe().map_err(|error| cannot(&error))?;
-        let mut child = Command::new(program)
-            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off"])
-            .env("MAITRED_LOG", "error")
-            .env_remove("MAITRED_CONFIG")
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| cannot(&error))?;
-        let stdout = child.stdout.take().map(BufReader::new);
-        let endpoint = stdout
-            .into_iter()
-            .flat_map(BufReader::lines)
-            .map_while(Result::ok)
-            .find_map(|line| line.strip_prefix("listening mdp ").map(str::to_owned));
-        // From here on it is ended in every case.
-        let mut own = OwnBroker { child, endpoint: String::new() };
-        own.endpoint = endpoint.ok_or_else(|| cannot(&"it said no address"))?;
-        Ok(own)
-    }
-}
-
-impl Drop for OwnBroker {
-    fn drop(&mut self) {
-        // It may have ended already; there is nothing else to do.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -40,6 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         frames.push(if body == "-" { read_stdin()? } else { body.clone().into_bytes() });
     }
     let proof = args.door.proof()?;
+    let authorities = args.door.authorities()?;
     let runtime = crate::current_thread_runtime()?;
     let start = Instant::now();
     let timeout = args.timeout.0.into();
@@ -50,6 +51,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Proof::Curve { server, keys } => builder.curve(*server, keys.clone()),
             Proof::Plain { user, password } => builder.plain(user, password),
         };
+        if let Some(pem) = authorities {
+            builder = builder.tls_ca(pem);
+        }
         let client = builder.connect()?;
         let reply = client.call(&args.service, Message::frames(frames)).timeout(timeout).await;
         match reply {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{ServiceConfig, Span};
@@ -17,10 +18,14 @@ mod meetings;
 mod ppp;
 mod security;
 mod stomp;
+mod tasks;
+mod tls;
 
 pub(crate) use lines::Rules;
+pub(crate) use meetings::read_place;
 pub(crate) use ppp::Queue;
 pub(crate) use security::{Mechanism, Tokens};
+pub(crate) use tasks::Tasks;
 
 /// The file as it is written.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
@@ -39,6 +44,8 @@ struct File {
     #[serde(rename = "match")]
     matches: BTreeMap<String, meetings::Match>,
     regulator: BTreeMap<String, meetings::Regulator>,
+    store: tasks::Written,
+    titanic: tasks::WrittenTitanic,
     drain: DrainFile,
     log: LogFile,
 }
@@ -86,6 +93,7 @@ struct LimitsFile {
     idle: Option<Lasting>,
     out_bytes: Option<Size>,
     services: Option<usize>,
+    places: Option<usize>,
     concurrency: Option<u32>,
     service_idle: Option<Lasting>,
 }
@@ -119,11 +127,13 @@ pub(crate) enum LogFormat {
 pub(crate) enum Scheme {
     /// Host and port.
     Tcp,
+    /// Host and port, with TLS.
+    Tls,
     /// A file that has these permissions.
     Ipc { mode: u32 },
 }
 
-/// A `tcp://host:port` or `ipc://path` endpoint to listen on.
+/// A `tcp://host:port`, `tls://host:port` or `ipc://path` endpoint to listen on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Endpoint {
     pub(crate) scheme: Scheme,
@@ -143,10 +153,12 @@ impl std::str::FromStr for Endpoint {
             }
             return Ok(Endpoint { scheme: Scheme::Ipc { mode: IPC_MODE }, address: path.into() });
         }
-        let address = text.strip_prefix("tcp://").ok_or_else(|| {
+        let tcp = text.strip_prefix("tcp://").map(|address| (Scheme::Tcp, address));
+        let tls = || text.strip_prefix("tls://").map(|address| (Scheme::Tls, address));
+        let (scheme, address) = tcp.or_else(tls).ok_or_else(|| {
             format!(
                 "{text:?} is not an endpoint: expected tcp://HOST:PORT, such as \
-                 tcp://127.0.0.1:5555, or ipc://PATH"
+                 tcp://127.0.0.1:5555, tls://HOST:PORT, or ipc://PATH"
             )
         })?;
         let address = address.replacen("*:", "0.0.0.0:", usize::from(address.starts_with("*:")));
@@ -154,7 +166,7 @@ impl std::str::FromStr for Endpoint {
         if port.is_none_or(|port| port.parse::<u16>().is_err()) {
             return Err(format!("{text:?} has no port from 0 to 65535 (0 lets the system choose)"));
         }
-        Ok(Endpoint { scheme: Scheme::Tcp, address })
+        Ok(Endpoint { scheme, address })
     }
 }
 
@@ -162,6 +174,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.scheme {
             Scheme::Tcp => write!(f, "tcp://{}", self.address),
+            Scheme::Tls => write!(f, "tls://{}", self.address),
             Scheme::Ipc { .. } => write!(f, "ipc://{}", self.address),
         }
     }
@@ -211,7 +224,7 @@ impl<'de> Deserialize<'de> for Lasting {
 
 /// A number of bytes: a plain number, or `"64KiB"`, `"8MiB"`, `"1GiB"`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Size(u64);
+pub(crate) struct Size(pub(crate) u64);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
@@ -251,6 +264,8 @@ pub(crate) struct Settings {
     pub(crate) insecure: bool,
     pub(crate) shard: ShardConfig,
     pub(crate) mdp: Vec<(Endpoint, Mechanism, Dialect)>,
+    /// What listeners at `tls://` show who they are with.
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     /// Who bears which token over HTTP.
     pub(crate) tokens: Tokens,
     /// Paranoid Pirate queues, in the order of the shard's pairs.
@@ -262,6 +277,7 @@ pub(crate) struct Settings {
     pub(crate) http_token: Option<String>,
     /// Host names beside the listening address under which the HTTP port may be addressed.
     pub(crate) http_hosts: Vec<String>,
+    pub(crate) tasks: Tasks,
     pub(crate) drain_timeout: Duration,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -273,6 +289,8 @@ pub(crate) struct Overrides {
     pub(crate) mdp: Vec<String>,
     pub(crate) stomp: Option<String>,
     pub(crate) http: Option<String>,
+    /// Where tasks are kept.
+    pub(crate) store: Option<String>,
     pub(crate) log_format: Option<LogFormat>,
     /// Wait to aim for, of every service the file says nothing else about.
     pub(crate) aim: Option<Lasting>,
@@ -411,6 +429,7 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
     }
     shard.engine.meetings =
         meetings::settings(&file.matches, &file.regulator, shard.limits.name_bytes)?;
+    set(&mut shard.engine.meetings.places_max, limits.places);
     check(&shard)?;
     let mechanism = file.security.mechanism;
     let mdp = endpoints(&file.mdp, mechanism, overrides)?;
@@ -419,12 +438,16 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
         queue.mechanism.get_or_insert(mechanism);
     }
     let ppp = ppp::settings(file.paranoid_pirate, &taken, &file.services, &mut shard)?;
-    let taken: Vec<&Endpoint> = ppp.iter().flat_map(Queue::endpoints).chain(taken).collect();
+    let taken: Vec<&Endpoint> = ppp.iter().flat_map(Queue::ends).chain(taken).collect();
     let stomp =
         stomp::settings(&file.stomp, overrides.stomp.as_deref(), mechanism, &taken, &mut shard)?;
     let used = mdp.iter().map(|(_, mechanism, _)| *mechanism);
     let used: Vec<Mechanism> = used.chain(ppp.iter().map(|queue| queue.mechanism)).collect();
     let tokens = security::settings(&file.security, &file.principals, base, &used, &mut shard)?;
+    let endpoints = mdp.iter().map(|(endpoint, ..)| endpoint);
+    let endpoints = endpoints.chain(ppp.iter().flat_map(Queue::ends));
+    let tls = tls::settings(&file.security, base, endpoints.map(|endpoint| endpoint.scheme))?;
+    let tasks = tasks::settings(&file.store, &file.titanic, base, overrides)?;
     let http = overrides.http.clone().or(file.http.listen).unwrap_or("127.0.0.1:8080".into());
     let http = (http != "off").then(|| http.trim_start_matches("http://").to_owned());
     if let Some(token) = &file.http.token
@@ -436,12 +459,14 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
         insecure: file.insecure,
         shard,
         mdp,
+        tls,
         tokens,
         ppp,
         stomp,
         http,
         http_token: file.http.token,
         http_hosts: file.http.hosts,
+        tasks,
         drain_timeout: file
             .drain
             .timeout
@@ -477,7 +502,7 @@ fn endpoints(
         match (&mut endpoint.scheme, one.mode) {
             (_, None) => {}
             (Scheme::Ipc { mode }, Some(given)) if given <= 0o777 => *mode = given,
-            (Scheme::Ipc { .. } | Scheme::Tcp, Some(_)) => {
+            (Scheme::Ipc { .. } | Scheme::Tcp | Scheme::Tls, Some(_)) => {
                 let message = "mdp.listen.mode is for ipc:// alone, and from 0o000 to 0o777";
                 let key = ["mdp", "listen", &place.to_string(), "mode"];
                 return Err(Fault::told(&key, message.into()));

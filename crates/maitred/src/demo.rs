@@ -27,7 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let settings =
         Settings::load(None, &overrides).map_err(|error| Failure::new(error.to_string()))?;
-    let broker = Broker::bind(settings, None, overrides)?;
+    let broker = Broker::bind(settings, None, overrides, Err("a demo keeps no tasks".into()))?;
     let endpoint = broker.mdp_endpoint().ok_or_else(|| Failure::new("no listener"))?;
     println!("1. A broker listens at {endpoint}.");
     let inbox = broker.inbox();

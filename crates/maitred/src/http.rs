@@ -3,9 +3,14 @@
 //! Requests that change something are refused when their Host or Origin is not ours, so that
 //! neither a rebound name nor a page of another site can make a browser send them.
 
+mod leases;
+
+mod queues;
+
+mod tasks;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -22,10 +27,14 @@ use serde_json::json;
 use sessions::Outcome;
 use tokio::sync::oneshot;
 
+use crate::calls::Calls;
 use crate::config::{Lasting, Tokens};
 use crate::inbox::{Command, Detail, Inbox, Who};
 use crate::metrics;
+use crate::tasks::Desk;
 use crate::view::{Services, Snapshot, Workers};
+
+mod meet;
 
 /// How long a call without `?timeout=` may take.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,18 +48,23 @@ const LISTED: usize = 1_000;
 /// What the handlers share.
 pub(crate) struct House {
     pub(crate) inbox: Arc<Inbox>,
+    calls: Arc<Calls>,
+    /// Who keeps tasks, or why nobody does.
+    desk: Result<Arc<Desk>, String>,
     pub(crate) token: Option<String>,
     pub(crate) tokens: Tokens,
     /// `host` or `host:port` values of Host and Origin that are ours.
     pub(crate) hosts: Vec<String>,
     pub(crate) body_max: usize,
     pub(crate) reload: Box<dyn Fn() -> Result<crate::serve::NewRules, String> + Send + Sync>,
-    tickets: AtomicU64,
 }
 
 impl House {
+    #[expect(clippy::too_many_arguments, reason = "its fields, made once")]
     pub(crate) fn new(
         inbox: Arc<Inbox>,
+        calls: Arc<Calls>,
+        desk: Result<Arc<Desk>, String>,
         token: Option<String>,
         tokens: Tokens,
         address: SocketAddr,
@@ -58,14 +72,8 @@ impl House {
         body_max: usize,
         reload: Box<dyn Fn() -> Result<crate::serve::NewRules, String> + Send + Sync>,
     ) -> House {
-        let port = address.port();
-        let names = ["localhost".into(), "127.0.0.1".into(), "[::1]".into(), bracketed(address)];
-        let mut ours: Vec<String> = names.iter().map(|name| format!("{name}:{port}")).collect();
-        for host in hosts {
-            ours.push(host.clone());
-            ours.push(format!("{host}:{port}"));
-        }
-        House { inbox, token, tokens, hosts: ours, body_max, reload, tickets: AtomicU64::new(0) }
+        let hosts = our_hosts(address, hosts);
+        House { inbox, calls, desk, token, tokens, hosts, body_max, reload }
     }
 
     /// In whose name a request comes; `None` if it must bear a token and does not.
@@ -99,6 +107,18 @@ impl House {
     }
 }
 
+/// `host` or `host:port` values of Host and Origin that are ours.
+pub(crate) fn our_hosts(address: SocketAddr, hosts: &[String]) -> Vec<String> {
+    let port = address.port();
+    let names = ["localhost".into(), "127.0.0.1".into(), "[::1]".into(), bracketed(address)];
+    let mut ours: Vec<String> = names.iter().map(|name| format!("{name}:{port}")).collect();
+    for host in hosts {
+        ours.push(host.clone());
+        ours.push(format!("{host}:{port}"));
+    }
+    ours
+}
+
 fn bracketed(address: SocketAddr) -> String {
     match address {
         SocketAddr::V4(v4) => v4.ip().to_string(),
@@ -116,8 +136,10 @@ pub(crate) fn routes(house: Arc<House>) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/services/{name}", post(call))
         .route("/v1/workers", get(workers))
+        .merge(meet::routes())
         .route("/v1/drain", post(drain))
         .route("/v1/reload", post(reload))
+        .merge(tasks::routes())
         .fallback(|uri: Uri| async move {
             Refusal::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {}", uri.path()))
         })
@@ -156,7 +178,8 @@ fn bears(headers: &HeaderMap, token: &str) -> bool {
     given.len() == token.len() && differing == 0
 }
 
-fn is_ours(hosts: &[String], headers: &HeaderMap, uri: &Uri) -> Result<(), String> {
+/// Whether a request is meant for us, and comes from nobody else's page.
+pub(crate) fn is_ours(hosts: &[String], headers: &HeaderMap, uri: &Uri) -> Result<(), String> {
     let known = |name: &str| hosts.iter().any(|host| host.eq_ignore_ascii_case(name));
     let host = headers
         .get(header::HOST)
@@ -246,7 +269,12 @@ async fn readyz(State(house): State<Arc<House>>) -> Result<&'static str, Refusal
 
 async fn scrape(State(house): State<Arc<House>>) -> Result<Response, Refusal> {
     let snapshot = house.look(Detail::Scrape(metrics::SERVICES_MAX)).await?;
-    let text = metrics::encode(snapshot).map_err(|error| {
+    let tasks = match &house.desk {
+        // A store that cannot be asked must not hide the rest.
+        Ok(desk) => metrics::Tasks::look(desk).await.ok(),
+        Err(_) => None,
+    };
+    let text = metrics::encode(snapshot, tasks).map_err(|error| {
         let message = format!("cannot write the metrics: {error}");
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     })?;
@@ -291,7 +319,8 @@ async fn reload(
         .map_err(|message| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message))?;
     let (done, applied) = oneshot::channel();
     let config = Box::new(rules.shard);
-    house.inbox.send(Command::Reload { config, done }).map_err(|_| Refusal::stopping())?;
+    let tls = rules.tls;
+    house.inbox.send(Command::Reload { config, tls, done }).map_err(|_| Refusal::stopping())?;
     applied.await.map_err(|_| Refusal::stopping())?;
     Ok(Json(json!({ "applied": true, "needs_restart": rules.needs_restart })).into_response())
 }
@@ -319,29 +348,12 @@ async fn call(
     };
     let mut frames = Vec::with_capacity(body.len() + 9);
     zmtp::put_frame(&mut frames, false, &body);
-    let (answer, outcome) = oneshot::channel();
-    let ticket = house.tickets.fetch_add(1, Ordering::Relaxed);
     let fair_key = headers.get(FAIR_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
-    let call = Command::Call {
-        who,
-        ticket,
-        service: Bytes::from(name),
-        body: frames.into(),
-        fair_key: Bytes::copy_from_slice(fair_key),
-        answer,
-    };
-    house.inbox.send(call).map_err(|_| Refusal::stopping())?;
-    let line = Line { house: &house, ticket, answered: false };
-    let outcome = tokio::time::timeout(timeout, outcome).await;
-    match outcome {
-        Ok(Ok(Outcome::Reply(frames))) => {
-            line.hang_up();
-            Ok(reply(&frames))
-        }
-        Ok(Ok(Outcome::Refused(reason))) => {
-            line.hang_up();
-            Err(Refusal::shed(reason))
-        }
+    let fair_key = Bytes::copy_from_slice(fair_key);
+    let call = house.calls.call(who, Bytes::from(name), frames.into(), fair_key);
+    match tokio::time::timeout(timeout, call).await {
+        Ok(Ok(Outcome::Reply(frames))) => Ok(reply(&frames)),
+        Ok(Ok(Outcome::Refused(reason))) => Err(Refusal::shed(reason)),
         Ok(Err(_)) => Err(Refusal::stopping()),
         Err(_) => {
             let message = "no answer in time; the request was withdrawn";
@@ -367,26 +379,4 @@ fn reply(frames: &[u8]) -> Response {
         headers.insert("maitred-frames", lengths);
     }
     response
-}
-
-/// A call that is under way: whoever asked may leave at any time, and then it is withdrawn.
-struct Line<'a> {
-    house: &'a House,
-    ticket: u64,
-    answered: bool,
-}
-
-impl Line<'_> {
-    fn hang_up(mut self) {
-        self.answered = true;
-    }
-}
-
-impl Drop for Line<'_> {
-    fn drop(&mut self) {
-        if !self.answered {
-            // The reactor is gone only when the broker is.
-            let _ = self.house.inbox.send(Command::HangUp { ticket: self.ticket });
-        }
-    }
 }

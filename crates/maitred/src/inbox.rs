@@ -4,12 +4,14 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use engine::ConnId;
-use sessions::{Outcome, ShardConfig};
+use engine::{ConnId, Rights, Span};
+use sessions::{Lease, Outcome, ShardConfig};
 use tokio::sync::oneshot;
 use zmtp::Worked;
 
-use crate::view::Snapshot;
+use crate::tasks::Answered;
+use crate::tls::Stepped;
+use crate::view::{Places, Snapshot};
 
 /// The name of a principal.
 pub(crate) type Who = Arc<str>;
@@ -23,20 +25,57 @@ pub(crate) enum Command {
         service: Bytes,
         body: Bytes,
         fair_key: Bytes,
-        answer: oneshot::Sender<Outcome>,
+        lease: Option<Lease>,
+        answer: oneshot::Sender<(ConnId, Outcome)>,
+    },
+    /// Says another word in the name of a call that holds a lock; `None` if it holds none.
+    Again {
+        who: Who,
+        id: ConnId,
+        secret: u128,
+        name: Bytes,
+        word: Again,
+        answer: oneshot::Sender<Option<Outcome>>,
     },
     /// Whoever asked no longer waits.
     HangUp { ticket: u64 },
+    /// A picture of at most so many named places of each kind, or of those called `name`.
+    Places { name: Option<Bytes>, limit: usize, answer: oneshot::Sender<Places> },
     /// A picture of everything.
     Look { detail: Detail, answer: oneshot::Sender<Snapshot> },
     /// New rules.
-    Reload { config: Box<ShardConfig>, done: oneshot::Sender<()> },
+    Reload {
+        config: Box<ShardConfig>,
+        /// What new connections at `tls://` are shown; `None` changes nothing.
+        tls: Option<Arc<rustls::ServerConfig>>,
+        done: oneshot::Sender<()>,
+    },
     /// Whether somebody may administer the house.
     May { who: Who, answer: oneshot::Sender<bool> },
+    /// What somebody may do; nothing if nobody knows the name. `None`: too much for its quota. The
+    /// question counts against the rate.
+    Rights { who: Who, bytes: u64, answer: oneshot::Sender<Option<Rights>> },
+    /// Whether a service has workers.
+    IsStaffed { service: Bytes, answer: oneshot::Sender<bool> },
+    /// Answers to errands.
+    Answers(Vec<Answered>),
+    /// The broker must not go on: exit with this reason.
+    Stop { reason: String },
     /// A step of a handshake was computed.
     Worked { id: ConnId, worked: Box<Worked> },
+    /// As above, of TLS.
+    Shaken { id: ConnId, stepped: Stepped },
     /// Stop accepting, finish or hand back, then exit.
     Drain,
+}
+
+/// What is said under a lock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Again {
+    /// Go on, for another lease as long as this or as the one before.
+    Continue(Option<Span>),
+    /// It is done, well or not.
+    Done(bool),
 }
 
 /// How much of a [`Snapshot`] is wanted.

@@ -1,7 +1,8 @@
 //! The maitred broker: one binary.
 //!
 //! `serve` is the house; everything else talks to one: over MDP (`call`, `work`, `bench`) or over
-//! HTTP (`services`, `workers`, `drain`, `reload`). `simulate` needs none.
+//! HTTP (`services`, `workers`, `places`, `enqueue`, `tasks`, `drain`, `reload`). `simulate` needs
+//! none.
 
 mod serve;
 
@@ -13,7 +14,13 @@ mod goodbye;
 
 mod handshakes;
 
+mod tls;
+
 mod inbox;
+
+mod calls;
+
+mod tasks;
 
 mod view;
 
@@ -25,11 +32,15 @@ mod config;
 
 mod remote;
 
+mod taskline;
+
 mod call;
 
 mod work;
 
 mod demo;
+
+mod drone;
 
 mod keygen;
 
@@ -38,6 +49,10 @@ mod secret;
 mod bench;
 
 mod simulate;
+
+mod chance;
+
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,9 +83,13 @@ enum Sub {
         /// Listen for HTTP here, or `off` [default: 127.0.0.1:8080]
         #[arg(long, value_name = "ADDR")]
         http: Option<String>,
-        /// Directory that this broker alone may use
+        /// Directory that this broker alone may use [default: maitred-data]
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
+        /// Keep tasks here: sqlite:PATH, postgres://…, nats://… or off [default: tasks.db in the
+        /// data directory]
+        #[arg(long, value_name = "URL", env = "MAITRED_STORE", hide_env_values = true)]
+        store: Option<String>,
         /// Shed load so that requests wait about this long, such as 20ms
         #[arg(long, value_name = "SPAN")]
         aim: Option<config::Lasting>,
@@ -98,6 +117,26 @@ enum Sub {
     Services(remote::Target),
     /// List workers
     Workers(remote::Target),
+    /// List match lines and regulators
+    Places(remote::Target),
+    /// Put a task into its queue
+    Enqueue(taskline::Enqueue),
+    /// Look at tasks, and steer them
+    Tasks {
+        #[command(subcommand)]
+        order: taskline::Tasks,
+    },
+    /// List task types; pause and resume them
+    Queues(taskline::Queues),
+    /// List schedules; make and remove them
+    Schedules(taskline::Schedules),
+    /// Check, copy and restore a store
+    Store {
+        #[command(subcommand)]
+        order: taskline::Store,
+    },
+    /// Pull tasks from a queue and keep the workers that do them
+    Drone(drone::Args),
     /// Let a broker finish what it holds, then stop
     Drain(remote::Target),
     /// Make a broker read its configuration file again
@@ -141,6 +180,9 @@ pub(crate) struct Door {
     /// File of the password that belongs to it
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
+    /// Certificate of the authority that vouches for the broker, for tls:// endpoints: a PEM file
+    #[arg(long, env = "MAITRED_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
 }
 
 /// What we prove who we are with.
@@ -167,6 +209,13 @@ impl Door {
             return Ok(Proof::Plain { user: user.clone(), password });
         }
         Ok(Proof::Nothing)
+    }
+
+    /// The certificates of the authorities that vouch for the broker.
+    pub(crate) fn authorities(&self) -> Result<Option<Vec<u8>>, Failure> {
+        let Some(path) = &self.tls_ca else { return Ok(None) };
+        let cannot = |error| Failure::config(format!("cannot read {}: {error}", path.display()));
+        std::fs::read(path).map(Some).map_err(cannot)
     }
 
     pub(crate) fn protocol(&self) -> client::Protocol {
@@ -204,6 +253,12 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == drone::EXEC) {
+        eprintln!("maitred: cannot start the worker: {}", ::drone::exec::run(words));
+        // As a shell says that a command cannot be run.
+        return ExitCode::from(126);
+    }
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -215,8 +270,8 @@ fn main() -> ExitCode {
 
 fn run(command: Sub) -> Result<(), Failure> {
     match command {
-        Sub::Serve { config, mdp, stomp, http, data, aim, give_up, log_format } => {
-            let overrides = config::Overrides { mdp, stomp, http, log_format, aim, give_up };
+        Sub::Serve { config, mdp, stomp, http, data, store, aim, give_up, log_format } => {
+            let overrides = config::Overrides { mdp, stomp, http, store, log_format, aim, give_up };
             serve::run(config, overrides, data)
         }
         Sub::Call(args) => call::run(&args),
@@ -224,13 +279,24 @@ fn run(command: Sub) -> Result<(), Failure> {
         Sub::Demo(args) => demo::run(&args),
         Sub::Keygen(args) => keygen::run(&args),
         Sub::Check { file } => {
-            config::Settings::load(Some(&file), &config::Overrides::default())
-                .map_err(|error| Failure::config(error.to_string()))?;
+            if drone::is_drones(&file) {
+                drone::Orders::load(&file).map_err(Failure::config)?;
+            } else {
+                config::Settings::load(Some(&file), &config::Overrides::default())
+                    .map_err(|error| Failure::config(error.to_string()))?;
+            }
             println!("{}: ok", file.display());
             Ok(())
         }
         Sub::Services(target) => remote::services(&target),
         Sub::Workers(target) => remote::workers(&target),
+        Sub::Places(target) => remote::places(&target),
+        Sub::Enqueue(args) => taskline::enqueue(&args),
+        Sub::Tasks { order } => taskline::tasks(order),
+        Sub::Queues(args) => taskline::queues(&args),
+        Sub::Schedules(args) => taskline::schedules(&args),
+        Sub::Store { order } => taskline::store(order),
+        Sub::Drone(args) => drone::run(args),
         Sub::Drain(target) => remote::drain(&target),
         Sub::Reload(target) => remote::reload(&target),
         Sub::Bench(options) => bench::run(&options),

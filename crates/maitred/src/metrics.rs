@@ -1,5 +1,8 @@
 //! OpenMetrics: one scrape is one [`Snapshot`], written out.
 
+mod places;
+mod tasks;
+
 use std::fmt;
 
 use engine::{ANONYMOUS, BUCKETS, HOUSE, Histogram, REASONS, Usage};
@@ -12,25 +15,27 @@ use prometheus_client::registry::Registry;
 
 use crate::view::{Service, Snapshot};
 
+pub(crate) use tasks::Tasks;
+
 /// Services named in one scrape; the rest only count in the totals. A scrape of 100,000 services
 /// would cost the scraper more than it is worth.
 pub(crate) const SERVICES_MAX: usize = 1_000;
 
 /// The text of one scrape.
-pub(crate) fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
+pub(crate) fn encode(snapshot: Snapshot, tasks: Option<Tasks>) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape(snapshot)));
+    registry.register_collector(Box::new(Scrape(snapshot, tasks)));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
 }
 
 #[derive(Debug)]
-struct Scrape(Snapshot);
+struct Scrape(Snapshot, Option<Tasks>);
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Scrape(snapshot) = self;
+        let Scrape(snapshot, tasks) = self;
         let stats = &snapshot.stats;
         let counters = &snapshot.counters;
         let mut counter = |name, help, value: u64| {
@@ -103,7 +108,9 @@ impl Collector for Scrape {
         metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
 
         encode_principals(&snapshot.principals, &mut encoder)?;
-        encode_services(&snapshot.services, &mut encoder)
+        places::encode(&snapshot.places, &mut encoder)?;
+        encode_services(&snapshot.services, &mut encoder)?;
+        tasks.as_ref().map_or(Ok(()), |tasks| tasks.encode(&mut encoder))
     }
 }
 

@@ -17,16 +17,19 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{ConnId, Time};
+use engine::{ConnId, Rights, Time};
 use mio::{Events, Interest, Poll, Token};
-use sessions::{Call, CloseReason, Dialect, Note, Outcome, Shard, Want};
+use sessions::{Call, CloseReason, Dialect, Errand, Note, Outcome, Shard, Want};
 use tokio::sync::oneshot;
 
 use crate::goodbye::Goodbyes;
 use crate::handshakes::Handshakes;
-use crate::inbox::{Command, Detail, Inbox};
+use crate::inbox::{Again, Command, Detail, Inbox};
+use crate::tasks::{Answered, Denial, Desk};
 use crate::transport::{Listener, Stream};
 use crate::view::{self, Clock, Snapshot, Traffic};
+
+mod tls;
 
 /// Read by all connections in turn; one read is at most this long.
 const READ_BUFFER: usize = 128 * 1024;
@@ -61,6 +64,14 @@ struct Socket {
     blocked: bool,
 }
 
+/// Who waits for the outcome of a call.
+enum Caller {
+    /// Whoever made it, and its ticket.
+    Call(u64, oneshot::Sender<(ConnId, Outcome)>),
+    /// Whoever said another word in its name.
+    Again(oneshot::Sender<Option<Outcome>>),
+}
+
 /// What the reactor is made of.
 pub(crate) struct Reactor {
     poll: Poll,
@@ -68,6 +79,8 @@ pub(crate) struct Reactor {
     clock: Clock,
     shard: Shard,
     listeners: Vec<(Listener, Dialect)>,
+    /// What connections at `tls://` are shown from here on; if there are such listeners.
+    tls: Option<Arc<rustls::ServerConfig>>,
     /// If there are handshakes that take long.
     handshakes: Option<Handshakes>,
     /// By the slot of their id.
@@ -76,7 +89,15 @@ pub(crate) struct Reactor {
     /// Connections to read in this turn or the next.
     ready: VecDeque<ConnId>,
     buffer: Box<[u8]>,
-    calls: HashMap<ConnId, (u64, oneshot::Sender<Outcome>)>,
+    /// Who takes the errands to the task store, if there is one.
+    desk: Option<Arc<Desk>>,
+    /// Why there is none.
+    no_desk: String,
+    /// Errands that are not answered yet.
+    errands: usize,
+    /// Why the broker must not go on.
+    stop: Option<String>,
+    calls: HashMap<ConnId, Caller>,
     call_by_ticket: HashMap<u64, ConnId>,
     traffic: Traffic,
     /// When listeners that ran out of descriptors are tried again.
@@ -93,6 +114,7 @@ struct Scratch {
     ids: Vec<ConnId>,
     outcomes: Vec<(ConnId, Outcome)>,
     commands: Vec<Command>,
+    errands: Vec<Errand>,
 }
 
 impl Reactor {
@@ -101,6 +123,7 @@ impl Reactor {
         shard: Shard,
         clock: Clock,
         mut listeners: Vec<(Listener, Dialect)>,
+        tls: Option<Arc<rustls::ServerConfig>>,
         drain_timeout: Duration,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
@@ -112,9 +135,10 @@ impl Reactor {
         let doors = shard.doors().to_vec();
         let handshakes = listeners
             .iter()
-            .any(|(_, dialect)| {
+            .any(|(listener, dialect)| {
                 let door = doors.get(usize::from(dialect.door));
-                door.is_some_and(|door| door.security.mechanism() == zmtp::Mechanism::Curve)
+                listener.is_tls()
+                    || door.is_some_and(|door| door.security.mechanism() == zmtp::Mechanism::Curve)
             })
             .then(|| Handshakes::start(doors, inbox.clone()))
             .transpose()?;
@@ -124,11 +148,16 @@ impl Reactor {
             clock,
             shard,
             listeners,
+            tls,
             handshakes,
             sockets: Vec::new(),
             goodbyes: Goodbyes::default(),
             ready: VecDeque::new(),
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            desk: None,
+            no_desk: String::new(),
+            errands: 0,
+            stop: None,
             calls: HashMap::new(),
             call_by_ticket: HashMap::new(),
             traffic: Traffic::default(),
@@ -143,6 +172,14 @@ impl Reactor {
     /// How other threads reach the reactor.
     pub(crate) fn inbox(&self) -> Arc<Inbox> {
         self.inbox.clone()
+    }
+
+    /// Errands go to this desk, or are refused for this reason.
+    pub(crate) fn set_desk(&mut self, desk: Result<Arc<Desk>, String>) {
+        match desk {
+            Ok(desk) => self.desk = Some(desk),
+            Err(reason) => self.no_desk = reason,
+        }
     }
 
     /// Runs until the broker was drained.
@@ -178,7 +215,8 @@ impl Reactor {
             self.goodbyes.listen(&mut self.buffer);
             self.log();
             spin = count == 1 && waited < 4 * SPIN;
-            if self.drained || self.drain_until.is_some_and(|until| until <= Instant::now()) {
+            let is_over = self.drain_until.is_some_and(|until| until <= Instant::now());
+            if is_over || self.drained && self.errands == 0 || self.stop.is_some() {
                 return self.say_goodbye();
             }
         }
@@ -224,6 +262,11 @@ impl Reactor {
         }
     }
 
+    fn socket(&mut self, id: ConnId) -> Option<&mut Socket> {
+        let socket = self.sockets.get_mut(id.slot() as usize)?.as_mut();
+        socket.filter(|socket| socket.id == id)
+    }
+
     fn note_readiness(&mut self, slot: usize, event: &mio::event::Event, now: Time) {
         let Some(socket) = self.sockets.get_mut(slot).and_then(Option::as_mut) else { return };
         let id = socket.id;
@@ -244,7 +287,7 @@ impl Reactor {
     fn accept(&mut self, now: Time, listener: usize) {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some((socket, dialect)) = self.listeners.get(listener) else { return };
-            match socket.accept() {
+            match socket.accept(self.tls.as_ref()) {
                 Ok((stream, remote)) => {
                     let dialect = *dialect;
                     if let Some(id) = self.shard.open(now, dialect, remote) {
@@ -298,6 +341,9 @@ impl Reactor {
             return;
         }
         socket.queued = false;
+        if socket.stream.is_shaking() {
+            return self.shake(now, id);
+        }
         let (result, room) = match self.shard.want(id) {
             // Whoever is gone has nothing more to say, and what it asked is for nobody.
             Want::Paused if socket.ending => return self.close(now, id),
@@ -321,8 +367,7 @@ impl Reactor {
             Want::Direct => {
                 let Some(pending) = self.shard.direct(id) else { return };
                 let room = pending.capacity() - pending.len();
-                let spare = rustix::buffer::spare_capacity(pending);
-                let result = rustix::io::read(&socket.stream, spare).map_err(io::Error::from);
+                let result = socket.stream.read_into(pending);
                 if result.as_ref().is_ok_and(|n| *n > 0) {
                     self.shard.received_direct(now, id);
                 } else {
@@ -335,7 +380,7 @@ impl Reactor {
             Ok(0) => self.close(now, id),
             Ok(n) => {
                 self.traffic.bytes_in += n as u64;
-                if n == room || socket.ending {
+                if n == room || socket.ending || socket.stream.has_more() {
                     socket.queued = true;
                     self.ready.push_back(id);
                 } else {
@@ -355,6 +400,7 @@ impl Reactor {
     /// gives its requests to others, which then have something to be flushed.
     fn settle(&mut self, now: Time) {
         loop {
+            self.send_errands(now);
             self.flush_touched(now);
             self.close_closing(now);
             self.hand_out_outcomes(now);
@@ -363,10 +409,49 @@ impl Reactor {
             }
         }
         self.resume();
-        if self.shard.work_len() > 0
-            && let Some(handshakes) = &mut self.handshakes
-        {
-            handshakes.feed(|| self.shard.take_work());
+        if let Some(handshakes) = &mut self.handshakes {
+            let sockets = &self.sockets;
+            handshakes.feed(|| self.shard.take_work(), |id| is_there(sockets, id));
+        }
+    }
+
+    /// What this turn brought for the task store leaves as one batch.
+    fn send_errands(&mut self, now: Time) {
+        let mut errands = std::mem::take(&mut self.scratch.errands);
+        self.shard.take_errands(&mut errands);
+        if errands.is_empty() {
+            self.scratch.errands = errands;
+            return;
+        }
+        self.errands += errands.len();
+        let (mine, beyond): (Vec<Errand>, Vec<Errand>) = errands
+            .into_iter()
+            .partition(|one| self.shard.admit(now, one.principal, one.body.len() as u64));
+        if !beyond.is_empty() {
+            self.turn_down(beyond, &Denial::new("overload", "beyond the quota; try again later"));
+        }
+        let engine = self.shard.engine();
+        match &self.desk {
+            Some(desk) => desk.take_errands(mine, |id| engine.rights(id).cloned()),
+            None => self.turn_down(mine, &Denial::new("no_store", self.no_desk.as_str())),
+        }
+    }
+
+    /// Refuses errands: in the next turn, as if the store had.
+    fn turn_down(&self, errands: Vec<Errand>, denial: &Denial) {
+        let answers = errands.into_iter().map(|errand| Answered::denied(errand.from, denial));
+        let sent = self.inbox.send(Command::Answers(answers.collect()));
+        debug_assert!(sent.is_ok(), "the bell is the reactor's own");
+    }
+
+    fn answer(&mut self, now: Time, answers: Vec<Answered>) {
+        for Answered { to, body, leases } in answers {
+            self.errands -= 1;
+            if !self.shard.answer(now, &to, body)
+                && let Some(desk) = &self.desk
+            {
+                desk.give_back(leases);
+            }
         }
     }
 
@@ -386,6 +471,13 @@ impl Reactor {
         };
         if socket.id != id {
             return;
+        }
+        if !socket.blocked && socket.stream.is_behind() {
+            match socket.stream.push() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.blocked = true,
+                Err(_) => return self.close(now, id),
+            }
         }
         loop {
             let Some(outbox) = self.shard.outbox(id) else { return };
@@ -417,17 +509,27 @@ impl Reactor {
             self.shard.take_closing(&mut ids);
             let Some(id) = ids.pop() else { break };
             self.flush(now, id);
-            if let Some(stream) = self.hang_up(id) {
+            if let Some(stream) = self.end(now, id) {
                 self.goodbyes.add(stream);
             }
-            self.shard.closed(now, id);
         }
         self.scratch.ids = ids;
     }
 
     fn close(&mut self, now: Time, id: ConnId) {
-        self.hang_up(id);
+        drop(self.end(now, id));
+    }
+
+    /// Ends a connection; what is left of it is a socket that may still be read.
+    fn end(&mut self, now: Time, id: ConnId) -> Option<Stream> {
+        let stream = self.hang_up(id);
+        if self.errands > 0
+            && let Some(desk) = &self.desk
+        {
+            desk.gone(id);
+        }
         self.shard.closed(now, id);
+        stream
     }
 
     /// Says that nothing more comes, and gives up the socket.
@@ -437,6 +539,11 @@ impl Reactor {
         // Both may fail on a connection that is already gone; there is nothing else to do.
         let _ = self.poll.registry().deregister(&mut socket.stream);
         let _ = socket.stream.finish();
+        if socket.stream.is_shaking()
+            && let Some(handshakes) = &mut self.handshakes
+        {
+            handshakes.abandon();
+        }
         Some(socket.stream)
     }
 
@@ -468,10 +575,10 @@ impl Reactor {
 
     fn obey(&mut self, now: Time, command: Command) {
         match command {
-            Command::Call { who, ticket, service, body, fair_key, answer } => {
+            Command::Call { who, ticket, service, body, fair_key, lease, answer } => {
                 let principal = self.shard.engine().principal(&who).unwrap_or_default();
-                let id = self.shard.call(now, Call { principal, service, body, fair_key });
-                self.calls.insert(id, (ticket, answer));
+                let id = self.shard.call(now, Call { principal, service, body, fair_key, lease });
+                self.calls.insert(id, Caller::Call(ticket, answer));
                 self.call_by_ticket.insert(ticket, id);
             }
             Command::HangUp { ticket } => {
@@ -480,12 +587,34 @@ impl Reactor {
                     self.shard.hang_up(now, id);
                 }
             }
+            Command::Again { who, id, secret, name, word, answer } => {
+                let principal = self.shard.engine().principal(&who).unwrap_or_default();
+                let whose = (principal, secret);
+                let holds = match word {
+                    Again::Continue(span) => self.shard.go_on(now, id, whose, &name, span),
+                    Again::Done(ok) => self.shard.done(now, id, whose, &name, ok),
+                };
+                if holds {
+                    // At once: it may say the next before this turn ends.
+                    self.calls.insert(id, Caller::Again(answer));
+                    self.hand_out_outcomes(now);
+                } else {
+                    let _ = answer.send(None);
+                }
+            }
+            Command::Places { name, limit, answer } => {
+                let _ = answer.send(match name {
+                    None => view::places(&self.shard, now, limit),
+                    Some(name) => view::place(&self.shard, now, &name),
+                });
+            }
             Command::Look { detail, answer } => {
                 // Whoever asked may be gone by now.
                 let _ = answer.send(self.snapshot(now, detail));
             }
-            Command::Reload { config, done } => {
+            Command::Reload { config, tls, done } => {
                 self.shard.configure(now, *config);
+                self.tls = tls.or(self.tls.take());
                 let _ = done.send(());
             }
             Command::May { who, answer } => {
@@ -493,11 +622,31 @@ impl Reactor {
                 let rights = engine.principal(&who).and_then(|id| engine.rights(id));
                 let _ = answer.send(rights.is_some_and(|rights| rights.administer));
             }
+            Command::Rights { who, bytes, answer } => {
+                let principal = self.shard.engine().principal(&who);
+                let admitted = principal.is_none_or(|id| self.shard.admit(now, id, bytes));
+                let rights = || {
+                    let rights = self.shard.engine().rights(principal?).cloned();
+                    Some(rights.unwrap_or_else(Rights::none))
+                };
+                let _ = answer.send(admitted.then(|| rights().unwrap_or_else(Rights::none)));
+            }
+            Command::IsStaffed { service, answer } => {
+                let _ = answer.send(self.shard.engine().workers_of(&service) > 0);
+            }
+            Command::Answers(answers) => self.answer(now, answers),
+            Command::Stop { reason } => self.stop = Some(reason),
             Command::Worked { id, worked } => {
                 if let Some(handshakes) = &mut self.handshakes {
                     handshakes.came_back();
                 }
                 self.shard.worked(now, id, *worked);
+            }
+            Command::Shaken { id, stepped } => {
+                if let Some(handshakes) = &mut self.handshakes {
+                    handshakes.came_back();
+                }
+                self.shaken(now, id, stepped);
             }
             Command::Drain => self.drain(now),
         }
@@ -517,6 +666,9 @@ impl Reactor {
         }
         self.listeners.clear();
         self.drain_until = Some(Instant::now() + self.drain_timeout);
+        if let Some(desk) = &self.desk {
+            desk.drain();
+        }
         self.shard.drain(now);
     }
 
@@ -524,12 +676,22 @@ impl Reactor {
         let mut outcomes = std::mem::take(&mut self.scratch.outcomes);
         self.shard.take_outcomes(&mut outcomes);
         for (id, outcome) in outcomes.drain(..) {
-            if let Some((ticket, answer)) = self.calls.remove(&id) {
-                self.call_by_ticket.remove(&ticket);
-                // Whoever asked may be gone by now.
-                let _ = answer.send(outcome);
+            // Whoever asked may be gone by now.
+            let heard = match self.calls.remove(&id) {
+                Some(Caller::Call(ticket, answer)) => {
+                    self.call_by_ticket.remove(&ticket);
+                    answer.send((id, outcome)).is_ok()
+                }
+                // Its lease says until when it is not gone.
+                Some(Caller::Again(answer)) => {
+                    let _ = answer.send(Some(outcome));
+                    true
+                }
+                None => false,
+            };
+            if !heard || !self.shard.stays(id) {
+                self.shard.hang_up(now, id);
             }
-            self.shard.hang_up(now, id);
         }
         self.scratch.outcomes = outcomes;
     }
@@ -537,13 +699,18 @@ impl Reactor {
     fn log(&mut self) {
         for note in std::mem::take(self.shard.notes()) {
             match note {
-                Note::WorkerJoined(id, remote, service, concurrency) => tracing::info!(
-                    conn = ?id,
-                    remote = %Remote(remote),
-                    service = view::show(&service),
-                    concurrency,
-                    "worker joined"
-                ),
+                Note::WorkerJoined(id, remote, service, concurrency) => {
+                    if let Some(desk) = &self.desk {
+                        desk.worker_joined(&service);
+                    }
+                    tracing::info!(
+                        conn = ?id,
+                        remote = %Remote(remote),
+                        service = view::show(&service),
+                        concurrency,
+                        "worker joined"
+                    );
+                }
                 Note::WorkerLeft(id) => tracing::info!(conn = ?id, "worker left"),
                 Note::WorkerExpired(id) => {
                     tracing::warn!(conn = ?id, "worker given up: silent while idle");
@@ -569,6 +736,10 @@ impl Reactor {
                 ),
                 Note::Alarm(service, false, _) => {
                     tracing::info!(service = %view::show(&service), "alarm ended");
+                }
+                Note::Place(place, name, change) => {
+                    let (kind, name) = (place.service(), view::show(&name));
+                    tracing::info!(kind, name, "place {}", change.as_str());
                 }
                 Note::Drained => {
                     tracing::info!("drained: the last request ended");
@@ -604,6 +775,10 @@ impl Reactor {
                 Detail::Workers => view::workers(&self.shard, now),
                 Detail::Totals | Detail::Services(_) | Detail::Scrape(_) => Vec::new(),
             },
+            places: match detail {
+                Detail::Scrape(limit) => view::places(&self.shard, now, limit),
+                Detail::Totals | Detail::Services(_) | Detail::Workers => view::Places::default(),
+            },
             principals: match detail {
                 Detail::Scrape(_) => {
                     engine.principals().map(|view| (view.name.into(), view.usage)).collect()
@@ -635,14 +810,28 @@ impl Reactor {
         self.shard.shut_down(now);
         self.close_closing(now);
         self.log();
-        tracing::info!("stopped");
-        Ok(())
+        match self.stop {
+            Some(reason) => Err(io::Error::other(reason)),
+            None => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+        }
     }
 
     fn unsent(&mut self) -> bool {
-        let ids: Vec<ConnId> = self.sockets.iter().flatten().map(|socket| socket.id).collect();
+        let sockets = || self.sockets.iter().flatten();
+        if sockets().any(|socket| socket.stream.is_behind()) {
+            return true;
+        }
+        let ids: Vec<ConnId> = sockets().map(|socket| socket.id).collect();
         ids.into_iter().any(|id| self.shard.outbox(id).is_some_and(|outbox| !outbox.is_empty()))
     }
+}
+
+fn is_there(sockets: &[Option<Socket>], id: ConnId) -> bool {
+    let socket = sockets.get(id.slot() as usize).and_then(Option::as_ref);
+    socket.is_some_and(|socket| socket.id == id)
 }
 
 fn log_closed(id: ConnId, remote: Option<std::net::SocketAddr>, reason: &CloseReason) {

@@ -1,9 +1,11 @@
 //! Commands that talk to a running broker over HTTP.
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 
 use crate::Failure;
-use crate::view::{Services, Workers};
+use crate::view::{Matches, Regulators, Services, Workers};
 
 /// Which broker, and how to print.
 #[derive(Debug, clap::Args)]
@@ -16,7 +18,14 @@ pub(crate) struct Target {
     token: Option<String>,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
+}
+
+impl Target {
+    /// Whoever is at this address, without a token.
+    pub(crate) fn at(http: &str) -> Target {
+        Target { http: http.into(), token: None, json: false }
+    }
 }
 
 /// `maitred services`.
@@ -88,6 +97,74 @@ pub(crate) fn workers(target: &Target) -> Result<(), Failure> {
     Ok(())
 }
 
+/// `maitred places`.
+pub(crate) fn places(target: &Target) -> Result<(), Failure> {
+    let bodies = [get(target, "/v1/match")?, get(target, "/v1/regulators")?];
+    if target.json {
+        let [matches, regulators]: [serde_json::Value; 2] =
+            [parse(&bodies[0])?, parse(&bodies[1])?];
+        let both = serde_json::json!({ "match": matches, "regulators": regulators });
+        println!("{both}");
+        return Ok(());
+    }
+    let Matches { matches, total } = parse(&bodies[0])?;
+    let (shown, header) = (
+        matches.len(),
+        ["MATCH", "ASK", "ASK_R", "MATCHED", "RETRIES", "WITHDRAWN", "DROPPED", "LIVE"],
+    );
+    let yes = |yes: bool| if yes { "yes" } else { "-" }.to_owned();
+    let rows = matches.into_iter().map(|m| {
+        [
+            m.name,
+            m.ask.waiting.to_string(),
+            m.ask_r.waiting.to_string(),
+            m.matched.to_string(),
+            m.ends.retries.to_string(),
+            m.ends.withdrawn.to_string(),
+            m.ends.drops.to_string(),
+            yes(m.live),
+        ]
+    });
+    print_table(header, rows.collect());
+    if shown < total {
+        println!("the {shown} busiest of {total}");
+    }
+    let Regulators { regulators, total } = parse(&bodies[1])?;
+    let (shown, header) = (
+        regulators.len(),
+        [
+            "REGULATOR",
+            "WAITING",
+            "RUNNING",
+            "OPEN",
+            "ADMITTED",
+            "RETRIES",
+            "WITHDRAWN",
+            "DROPPED",
+            "LIVE",
+        ],
+    );
+    let rows = regulators.into_iter().map(|r| {
+        [
+            r.name,
+            r.line.waiting.to_string(),
+            r.running.to_string(),
+            yes(r.open),
+            r.admitted.to_string(),
+            r.ends.retries.to_string(),
+            r.ends.withdrawn.to_string(),
+            r.ends.drops.to_string(),
+            yes(r.live),
+        ]
+    });
+    println!();
+    print_table(header, rows.collect());
+    if shown < total {
+        println!("the {shown} busiest of {total}");
+    }
+    Ok(())
+}
+
 /// `maitred drain`.
 pub(crate) fn drain(target: &Target) -> Result<(), Failure> {
     post(target, "/v1/drain")?;
@@ -111,51 +188,98 @@ pub(crate) fn reload(target: &Target) -> Result<(), Failure> {
 }
 
 fn get(target: &Target, path: &str) -> Result<String, Failure> {
-    request(target, path, false)
+    Ask::new("GET", path).send(target)
 }
 
 fn post(target: &Target, path: &str) -> Result<String, Failure> {
-    request(target, path, true)
+    Ask::new("POST", path).send(target)
 }
 
-fn request(target: &Target, path: &str, post: bool) -> Result<String, Failure> {
-    let url = format!("{}{path}", target.http.trim_end_matches('/'));
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(std::time::Duration::from_secs(30)))
-        .build()
-        .into();
-    let bearer = target.token.as_ref().map(|token| format!("Bearer {token}"));
-    let sent = if post {
-        let mut request = agent.post(&url);
-        if let Some(bearer) = &bearer {
-            request = request.header("authorization", bearer);
-        }
-        request.send_empty()
-    } else {
-        let mut request = agent.get(&url);
-        if let Some(bearer) = &bearer {
-            request = request.header("authorization", bearer);
-        }
-        request.call()
-    };
-    let cannot = |error: &dyn std::fmt::Display| {
-        Failure::new(format!("{url}: {error}; is a broker running there? (--http URL)"))
-    };
-    let mut response = sent.map_err(|error| cannot(&error))?;
-    let status = response.status();
-    let limit = 1 << 30;
-    let body = response.body_mut().with_config().limit(limit).read_to_string();
-    let body = body.map_err(|error| cannot(&error))?;
-    if status.is_success() {
-        return Ok(body);
+/// Something to be asked of a broker.
+pub(crate) struct Ask {
+    method: &'static str,
+    path: String,
+    headers: Vec<(&'static str, String)>,
+    body: Option<Vec<u8>>,
+    timeout: Duration,
+}
+
+impl Ask {
+    pub(crate) fn new(method: &'static str, path: impl Into<String>) -> Ask {
+        let (headers, timeout) = (Vec::new(), Duration::from_secs(30));
+        Ask { method, path: path.into(), headers, body: None, timeout }
     }
-    let refusal: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
-    let message = refusal["message"].as_str().unwrap_or(&body).to_owned();
-    Err(Failure::new(format!("{url}: {status}: {message}")))
+
+    pub(crate) fn body(mut self, body: Vec<u8>) -> Ask {
+        self.body = Some(body);
+        self
+    }
+
+    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Ask {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The broker may take so much longer.
+    pub(crate) fn patience(mut self, more: Duration) -> Ask {
+        self.timeout += more;
+        self
+    }
+
+    /// The body of a good answer.
+    pub(crate) fn send(self, target: &Target) -> Result<String, Failure> {
+        let Ask { method, path, headers, body, timeout } = self;
+        let url = format!("{}{path}", target.http.trim_end_matches('/'));
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(timeout))
+            .build()
+            .into();
+        let mut request = ureq::http::Request::builder().method(method).uri(&url);
+        if let Some(token) = &target.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let cannot = |error: &dyn std::fmt::Display| {
+            Failure::new(format!("{url}: {error}; is a broker running there? (--http URL)"))
+        };
+        let sent = match body {
+            Some(body) => {
+                request.body(body).map_err(ureq::Error::from).and_then(|all| agent.run(all))
+            }
+            None => request.body(()).map_err(ureq::Error::from).and_then(|all| agent.run(all)),
+        };
+        let mut response = sent.map_err(|error| cannot(&error))?;
+        let status = response.status();
+        let limit = 1 << 30;
+        let body = response.body_mut().with_config().limit(limit).read_to_string();
+        let body = body.map_err(|error| cannot(&error))?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let refusal: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+        let message = refusal["message"].as_str().unwrap_or(&body).to_owned();
+        Err(Failure::new(format!("{url}: {status}: {message}")))
+    }
 }
 
-fn parse<T: DeserializeOwned>(body: &str) -> Result<T, Failure> {
+/// A part of a path or query, written so that it stays one.
+pub(crate) fn escape(part: &str) -> String {
+    let mut escaped = String::with_capacity(part.len());
+    for octet in part.bytes() {
+        match octet {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                escaped.push(char::from(octet));
+            }
+            _ => escaped.push_str(&format!("%{octet:02X}")),
+        }
+    }
+    escaped
+}
+
+pub(crate) fn parse<T: DeserializeOwned>(body: &str) -> Result<T, Failure> {
     serde_json::from_str(body)
         .map_err(|error| Failure::new(format!("the broker's answer is not understood: {error}")))
 }
@@ -170,7 +294,7 @@ fn show_us(us: u64) -> String {
     }
 }
 
-fn print_table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) {
+pub(crate) fn print_table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) {
     let mut widths = header.map(str::len);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {

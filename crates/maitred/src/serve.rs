@@ -14,10 +14,12 @@ use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
-use crate::config::{Endpoint, LogFormat, Mechanism, Overrides, Settings};
+use crate::calls::Calls;
+use crate::config::{self, Endpoint, LogFormat, Mechanism, Overrides, Settings, Tasks};
 use crate::http::{self, House};
 use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
+use crate::tasks::{Desk, Opened, StoreUrl, Unopened, open_store};
 use crate::transport::{self, Place};
 use crate::view::Clock;
 
@@ -28,6 +30,8 @@ const OTHER_BROKER: &str = "if another STOMP broker has this port, choose anothe
 /// What a reload found.
 pub(crate) struct NewRules {
     pub(crate) shard: ShardConfig,
+    /// What `tls://` listeners show from here on.
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     /// Keys that changed but only count from the next start on.
     pub(crate) needs_restart: Vec<&'static str>,
 }
@@ -60,13 +64,16 @@ impl Source {
         if new.tokens != old.tokens {
             needs_restart.push("principals.token_file");
         }
+        if new.tasks != old.tasks {
+            needs_restart.push("store");
+        }
         if new.http != old.http || new.http_token != old.http_token {
             needs_restart.push("http");
         }
         if (&new.log_level, new.log_format) != (&old.log_level, old.log_format) {
             needs_restart.push("log");
         }
-        Ok(NewRules { shard, needs_restart })
+        Ok(NewRules { shard, tls: new.tls, needs_restart })
     }
 }
 
@@ -79,23 +86,57 @@ pub(crate) fn run(
     let settings = Settings::load(path.as_deref(), &overrides)
         .map_err(|error| Failure::config(error.to_string()))?;
     let _log = start_log(&settings);
-    let _lock = data.map(lock_data).transpose()?;
+    let _lock = data.clone().map(lock_data).transpose()?;
     raise_file_limit(settings.shard.limits.connections);
-    let broker = Broker::bind(settings, path, overrides)?;
-    for line in broker.addresses() {
-        println!("{line}");
-    }
-    println!("ready");
-    for line in broker.hints() {
-        println!("{line}");
-    }
+    let opened = open_tasks(&settings, data)?;
+    let found = match &opened {
+        Ok(opened) => opened.found.clone(),
+        Err(why) => format!("store none: {why}"),
+    };
+    let broker = Broker::bind(settings, path, overrides, opened)?;
+    let mut lines = vec![found];
+    lines.extend(broker.addresses());
+    lines.push("ready".to_owned());
+    lines.extend(broker.hints());
     // A reader that went away must not end the broker.
-    let _ = std::io::stdout().flush();
+    let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
     broker.run()
+}
+
+/// Where data is kept if nobody says.
+const DATA: &str = "maitred-data";
+
+/// Opens the store that was asked for. Without one, a file in the data directory; if that is not to
+/// be had and nobody named it, there are no tasks, and this says why.
+fn open_tasks(
+    settings: &Settings,
+    data: Option<PathBuf>,
+) -> Result<Result<Opened, String>, Failure> {
+    let Tasks { url, options, .. } = &settings.tasks;
+    let named = url.is_some() || data.is_some();
+    let usual = || StoreUrl::Sqlite(data.unwrap_or(DATA.into()).join("tasks.db"));
+    let url = url.clone().unwrap_or_else(usual);
+    match open_store(&url, *options) {
+        Ok(Some(opened)) => {
+            tracing::info!("{}", opened.found);
+            Ok(Ok(opened))
+        }
+        Ok(None) => Ok(Err("no store is configured: start with --store sqlite:PATH".into())),
+        Err(Unopened { message, no_place }) if no_place && !named => {
+            let message = format!("{message}; name another with --store sqlite:PATH, or off");
+            tracing::warn!(message, "there are no tasks");
+            Ok(Err(message))
+        }
+        Err(Unopened { message, .. }) => Err(Failure::new(message)),
+    }
 }
 
 /// A bound broker.
 pub(crate) struct Broker {
+    desk: Option<Arc<Desk>>,
+    calls: Arc<Calls>,
+    /// Why there is no desk.
+    no_desk: String,
     reactor: Reactor,
     inbox: Arc<Inbox>,
     source: Arc<Source>,
@@ -115,19 +156,26 @@ impl Broker {
         settings: Settings,
         path: Option<PathBuf>,
         overrides: Overrides,
+        opened: Result<Opened, String>,
     ) -> Result<Broker, Failure> {
+        let mut settings = settings;
+        // Without a store, peers may serve these names themselves.
+        settings.shard.titanic = settings.tasks.plan.titanic && opened.is_ok();
         let mut listeners = Vec::new();
         let mut mdp = Vec::new();
-        let guards = |mechanism| settings.insecure || mechanism == Mechanism::Curve;
+        let guards = |endpoint: &Endpoint, mechanism: Mechanism| {
+            settings.insecure || mechanism.guards(endpoint.scheme)
+        };
         for (endpoint, mechanism, dialect) in &settings.mdp {
-            let (listener, place) = transport::listen(endpoint, guards(*mechanism))?;
+            let (listener, place) = transport::listen(endpoint, guards(endpoint, *mechanism))?;
             mdp.push(place);
             listeners.push((listener, *dialect));
         }
         let mut ppp = Vec::new();
         for (place, queue) in settings.ppp.iter().enumerate() {
             let mut listen = |(endpoint, dialect): (&Endpoint, Dialect)| {
-                let (listener, place) = transport::listen(endpoint, guards(queue.mechanism))?;
+                let guarded = guards(endpoint, queue.mechanism);
+                let (listener, place) = transport::listen(endpoint, guarded)?;
                 listeners.push((listener, dialect));
                 Ok(place)
             };
@@ -152,8 +200,10 @@ impl Broker {
         };
         let clock = Clock::start();
         let seed = (fastrand::u64(..), fastrand::u64(..));
-        let shard = Shard::new(settings.shard.clone(), seed, 0, 1, clock.now());
-        let reactor = Reactor::new(shard, clock, listeners, settings.drain_timeout)
+        let shard = Shard::new(settings.shard.clone(), seed, 0, 1, clock.now())
+            .with_rules_read_by(config::read_place);
+        let tls = settings.tls.clone();
+        let mut reactor = Reactor::new(shard, clock, listeners, tls, settings.drain_timeout)
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let inbox = reactor.inbox();
         let source = Arc::new(Source { path, overrides, started: settings });
@@ -162,9 +212,30 @@ impl Broker {
             .enable_all()
             .build()
             .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
+        let calls = Arc::new(Calls::new(inbox.clone()));
+        let plan = source.started.tasks.plan;
+        let desk = opened.map(|opened| {
+            Desk::open(opened, inbox.clone(), calls.clone(), runtime.handle().clone(), plan)
+        });
+        let no_desk = desk.as_ref().err().cloned().unwrap_or_default();
+        reactor.set_desk(desk.clone());
+        let desk = desk.ok();
         let signals = hear_signals(&runtime)
             .map_err(|error| Failure::new(format!("cannot listen to signals: {error}")))?;
-        Ok(Broker { reactor, inbox, source, http, mdp, ppp, stomp, runtime, signals })
+        Ok(Broker {
+            desk,
+            calls,
+            no_desk,
+            reactor,
+            inbox,
+            source,
+            http,
+            mdp,
+            ppp,
+            stomp,
+            runtime,
+            signals,
+        })
     }
 
     /// Where Majordomo clients and workers connect.
@@ -211,16 +282,23 @@ impl Broker {
         }
         if let Some((_, address)) = &self.http {
             hints.push(format!("     curl -d hello http://{address}/v1/services/upper"));
+            if self.desk.is_some() {
+                hints.push(format!("     curl -d hello http://{address}/v1/tasks/upper"));
+            }
         }
         hints
     }
 
     /// Serves until drained.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let Broker { reactor, inbox, source, http, mdp: _, ppp: _, stomp: _, runtime, signals } =
+        let Broker { desk, calls, no_desk, reactor, inbox, source, http, runtime, signals, .. } =
             self;
+        if let Some(desk) = &desk {
+            runtime.spawn(desk.clone().drive());
+        }
         runtime.spawn(obey_signals(signals, inbox.clone(), source.clone()));
-        if let Some((listener, address)) = http {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let served = http.map(|(listener, address)| {
             let settings = &source.started;
             let reload = {
                 let source = source.clone();
@@ -230,6 +308,8 @@ impl Broker {
                 settings.shard.zmtp.message_bytes_max.min(settings.shard.zmtp.frame_bytes_max);
             let house = House::new(
                 inbox,
+                calls,
+                desk.clone().ok_or(no_desk),
                 settings.http_token.clone(),
                 settings.tokens.clone(),
                 address,
@@ -237,24 +317,49 @@ impl Broker {
                 usize::try_from(body_max).unwrap_or(usize::MAX),
                 reload,
             );
-            runtime.spawn(serve_http(listener, Arc::new(house)));
-        }
+            runtime.spawn(serve_http(listener, Arc::new(house), stopped))
+        });
         let reactor = std::thread::Builder::new()
             .name("reactor".into())
             .spawn(move || reactor.run())
             .map_err(|error| Failure::new(format!("cannot start the reactor: {error}")))?;
         let ended = reactor.join().map_err(|_| Failure::new("the reactor panicked"))?;
-        // Replies that HTTP is still writing get a moment.
+        // Whoever was told something by the reactor must hear it over HTTP, too.
+        drop(stop);
+        if let Some(served) = served {
+            let _ = runtime.block_on(async { tokio::time::timeout(LAST_REPLIES, served).await });
+        }
         runtime.shutdown_timeout(Duration::from_millis(200));
-        ended.map_err(|error| Failure::new(format!("the reactor failed: {error}")))
+        if let Some(desk) = desk {
+            desk.close();
+        }
+        ended.map_err(|error| {
+            // What stops the broker on purpose says why by itself.
+            let prefix = match error.kind() == std::io::ErrorKind::Other {
+                true => "",
+                false => "the reactor failed: ",
+            };
+            Failure::new(format!("{prefix}{error}"))
+        })
     }
 }
 
-async fn serve_http(listener: std::net::TcpListener, house: Arc<House>) {
+/// How long HTTP may go on writing when the broker has ended.
+const LAST_REPLIES: Duration = Duration::from_secs(1);
+
+/// Serves until `stopped` is over, and then finishes the replies that are under way.
+async fn serve_http(
+    listener: std::net::TcpListener,
+    house: Arc<House>,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+) {
     let served = async {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        axum::serve(listener, http::routes(house)).await
+        let over = async {
+            let _ = stopped.await;
+        };
+        axum::serve(listener, http::routes(house)).with_graceful_shutdown(over).await
     };
     if let Err(error) = served.await {
         tracing::error!(%error, "HTTP stopped");
@@ -279,9 +384,9 @@ async fn obey_signals(signals: [Signal; 3], inbox: Arc<Inbox>, source: Arc<Sourc
             _ = interrupt.recv() => drain(&inbox),
             _ = hangup.recv() => match source.reload() {
                 Err(error) => tracing::error!(error, "configuration refused; the old one stays"),
-                Ok(NewRules { shard, needs_restart }) => {
+                Ok(NewRules { shard, tls, needs_restart }) => {
                     let (done, applied) = tokio::sync::oneshot::channel();
-                    let reload = Command::Reload { config: Box::new(shard), done };
+                    let reload = Command::Reload { config: Box::new(shard), tls, done };
                     if inbox.send(reload).is_ok() && applied.await.is_ok() {
                         tracing::info!(?needs_restart, "configuration applied");
                     }
@@ -300,11 +405,15 @@ fn drain(inbox: &Inbox) {
 /// Lines are written by a thread of their own: a terminal that stops reading must not stop the
 /// reactor. Lines that pile up are lost.
 fn start_log(settings: &Settings) -> WorkerGuard {
-    let level = &settings.log_level;
+    log_to_stderr(&settings.log_level, settings.log_format)
+}
+
+/// Log lines go to standard error, from a thread of their own.
+pub(crate) fn log_to_stderr(level: &str, format: LogFormat) -> WorkerGuard {
     let filter = EnvFilter::try_from_env("MAITRED_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let (lines, guard) = tracing_appender::non_blocking(std::io::stderr());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
-    let started = match settings.log_format {
+    let started = match format {
         LogFormat::Text => log.with_ansi(false).try_init(),
         LogFormat::Json => log.json().try_init(),
     };
@@ -333,7 +442,7 @@ fn raise_file_limit(connections: usize) {
 }
 
 /// Takes the data directory for this process alone.
-fn lock_data(dir: PathBuf) -> Result<std::fs::File, Failure> {
+pub(crate) fn lock_data(dir: PathBuf) -> Result<std::fs::File, Failure> {
     let cannot = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(format!("cannot {what} data directory {}: {error}", dir.display()))
     };

@@ -4,8 +4,6 @@
 //! line is run over that list by itself, in virtual time, with the queues the broker itself uses.
 //! The same file and seed give the same answer, on every line the same requests.
 
-mod chance;
-
 mod load;
 
 mod report;

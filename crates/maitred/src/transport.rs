@@ -1,11 +1,11 @@
-//! Listeners and streams: TCP, and sockets in the file system.
+//! Listeners and streams: TCP, TLS over it, and sockets in the file system.
 
 use std::fs;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -13,6 +13,7 @@ use mio::{Interest, Registry, Token};
 
 use crate::Failure;
 use crate::config::{Endpoint, Scheme};
+use crate::tls::TlsStream;
 
 /// Connections that wait to be accepted, if the system allows so many.
 const BACKLOG: i32 = 4_096;
@@ -20,6 +21,7 @@ const BACKLOG: i32 = 4_096;
 /// Where connections come in.
 pub(crate) enum Listener {
     Tcp(TcpListener),
+    Tls(TcpListener),
     /// With the file that stands for it, which goes when it does.
     Ipc {
         listener: UnixListener,
@@ -30,6 +32,7 @@ pub(crate) enum Listener {
 /// One connection.
 pub(crate) enum Stream {
     Tcp(TcpStream),
+    Tls(TlsStream),
     Ipc(UnixStream),
 }
 
@@ -37,6 +40,7 @@ pub(crate) enum Stream {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Place {
     Tcp(SocketAddr),
+    Tls(SocketAddr),
     Ipc(PathBuf),
 }
 
@@ -44,6 +48,7 @@ impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Place::Tcp(address) => write!(f, "tcp://{address}"),
+            Place::Tls(address) => write!(f, "tls://{address}"),
             Place::Ipc(path) => write!(f, "ipc://{}", path.display()),
         }
     }
@@ -70,11 +75,15 @@ impl Drop for SocketFile {
 /// nobody can read, or the operator said that the network is trusted.
 pub(crate) fn listen(endpoint: &Endpoint, is_guarded: bool) -> Result<(Listener, Place), Failure> {
     match endpoint.scheme {
-        Scheme::Tcp => {
+        Scheme::Tcp | Scheme::Tls => {
             let listener = bind_tcp(&endpoint.address, &endpoint.to_string(), is_guarded)?;
-            let place = Place::Tcp(local_address(&listener)?);
+            let address = local_address(&listener)?;
             listener.set_nonblocking(true).map_err(|error| cannot_listen(endpoint, &error))?;
-            Ok((Listener::Tcp(TcpListener::from_std(listener)), place))
+            let listener = TcpListener::from_std(listener);
+            Ok(match endpoint.scheme {
+                Scheme::Tls => (Listener::Tls(listener), Place::Tls(address)),
+                Scheme::Tcp | Scheme::Ipc { .. } => (Listener::Tcp(listener), Place::Tcp(address)),
+            })
         }
         Scheme::Ipc { mode } => bind_ipc(Path::new(&endpoint.address), mode)
             .map_err(|error| cannot_listen(endpoint, &error)),
@@ -99,8 +108,8 @@ pub(crate) fn bind_tcp(
     if let Some(open) = open.filter(|_| !is_guarded) {
         return Err(Failure::config(format!(
             "{endpoint} ({open}) is not a loopback address and nobody would have to prove who they \
-             are: give it `mechanism = \"curve\"`, listen on 127.0.0.1 or [::1], or write \
-             `insecure = true` if you trust the network"
+             are: give it `mechanism = \"curve\"`, or \"plain\" at tls://, listen on 127.0.0.1 or \
+             [::1], or write `insecure = true` if you trust the network"
         )));
     }
     let listener = std::net::TcpListener::bind(&addresses[..])
@@ -148,11 +157,24 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 impl Listener {
-    /// The next connection, and where it comes from if that has an address.
-    pub(crate) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, Listener::Tls(_))
+    }
+
+    /// The next connection, and where it comes from if that has an address. `tls` is what those
+    /// at `tls://` are shown.
+    pub(crate) fn accept(
+        &self,
+        tls: Option<&Arc<rustls::ServerConfig>>,
+    ) -> io::Result<(Stream, Option<SocketAddr>)> {
         match self {
             Listener::Tcp(listener) => {
                 listener.accept().map(|(stream, from)| (Stream::Tcp(stream), Some(from)))
+            }
+            Listener::Tls(listener) => {
+                let (stream, from) = listener.accept()?;
+                let config = tls.expect("no listener is bound without its certificate");
+                Ok((Stream::Tls(TlsStream::new(stream, config.clone())?), Some(from)))
             }
             Listener::Ipc { listener, .. } => {
                 listener.accept().map(|(stream, _)| (Stream::Ipc(stream), None))
@@ -162,7 +184,7 @@ impl Listener {
 
     fn source(&mut self) -> &mut dyn Source {
         match self {
-            Listener::Tcp(listener) => listener,
+            Listener::Tcp(listener) | Listener::Tls(listener) => listener,
             Listener::Ipc { listener, .. } => listener,
         }
     }
@@ -172,7 +194,12 @@ impl Stream {
     /// Small messages leave at once, and a vanished host is found even when its peer speaks ZMTP
     /// 3.0 and cannot be PINGed.
     pub(crate) fn prepare(&self) -> io::Result<()> {
-        if let Stream::Tcp(stream) = self {
+        let stream = match self {
+            Stream::Tcp(stream) => Some(stream),
+            Stream::Tls(stream) => Some(stream.tcp()),
+            Stream::Ipc(_) => None,
+        };
+        if let Some(stream) = stream {
             stream.set_nodelay(true)?;
             if let Err(error) = rustix::net::sockopt::set_socket_keepalive(stream, true) {
                 tracing::debug!(%error, "no TCP keepalive");
@@ -182,9 +209,10 @@ impl Stream {
     }
 
     /// Tells the peer that nothing more comes.
-    pub(crate) fn finish(&self) -> io::Result<()> {
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Tls(stream) => stream.finish(),
             Stream::Ipc(stream) => stream.shutdown(Shutdown::Write),
         }
     }
@@ -192,7 +220,46 @@ impl Stream {
     fn source(&mut self) -> &mut dyn Source {
         match self {
             Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => stream.tcp_mut(),
             Stream::Ipc(stream) => stream,
+        }
+    }
+
+    /// TLS, if that is spoken.
+    pub(crate) fn tls(&mut self) -> Option<&mut TlsStream> {
+        match self {
+            Stream::Tls(stream) => Some(stream),
+            Stream::Tcp(_) | Stream::Ipc(_) => None,
+        }
+    }
+
+    /// Whether nothing can be read or written yet but a handshake below ZMTP.
+    pub(crate) fn is_shaking(&self) -> bool {
+        matches!(self, Stream::Tls(stream) if stream.is_shaking())
+    }
+
+    /// Whether a read that came up short left something behind all the same.
+    pub(crate) fn has_more(&self) -> bool {
+        matches!(self, Stream::Tls(stream) if stream.has_more())
+    }
+
+    /// Whether something that was taken by a write has not reached the socket.
+    pub(crate) fn is_behind(&self) -> bool {
+        matches!(self, Stream::Tls(stream) if stream.is_behind())
+    }
+
+    /// Brings it there.
+    pub(crate) fn push(&mut self) -> io::Result<()> {
+        self.tls().map_or(Ok(()), TlsStream::push)
+    }
+
+    /// Reads into the spare capacity of `to`.
+    pub(crate) fn read_into(&mut self, to: &mut Vec<u8>) -> io::Result<usize> {
+        use rustix::buffer::spare_capacity;
+        match self {
+            Stream::Tcp(stream) => Ok(rustix::io::read(&*stream, spare_capacity(to))?),
+            Stream::Tls(stream) => stream.read_into(to),
+            Stream::Ipc(stream) => Ok(rustix::io::read(&*stream, spare_capacity(to))?),
         }
     }
 }
@@ -201,6 +268,7 @@ impl Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => stream.read(buf),
+            Stream::Tls(stream) => stream.read(buf),
             Stream::Ipc(stream) => stream.read(buf),
         }
     }
@@ -210,6 +278,7 @@ impl Write for Stream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => stream.write(buf),
+            Stream::Tls(stream) => stream.write(buf),
             Stream::Ipc(stream) => stream.write(buf),
         }
     }
@@ -217,21 +286,13 @@ impl Write for Stream {
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => stream.write_vectored(pieces),
+            Stream::Tls(stream) => stream.write_vectored(pieces),
             Stream::Ipc(stream) => stream.write_vectored(pieces),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Stream::Tcp(stream) => stream.as_fd(),
-            Stream::Ipc(stream) => stream.as_fd(),
-        }
     }
 }
 

@@ -7,6 +7,10 @@ use engine::{ConnId, Histogram, REASONS, Span, Stats, Time, Usage};
 use serde::{Deserialize, Serialize};
 use sessions::{Counters, PROTOCOLS, Shard};
 
+mod places;
+
+pub(crate) use places::{Match, Matches, Places, Regulator, Regulators, place, places};
+
 /// What the reactor tells of itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
@@ -21,6 +25,8 @@ pub(crate) struct Snapshot {
     pub(crate) draining: bool,
     pub(crate) services: Vec<Service>,
     pub(crate) workers: Vec<Worker>,
+    /// Where processes meet; in a scrape.
+    pub(crate) places: Places,
     /// What each principal did; in a scrape.
     pub(crate) principals: Vec<(String, Usage)>,
     /// Workers by what they speak.

@@ -79,6 +79,9 @@ async fn serve(args: Args) -> Result<(), Failure> {
         Proof::Curve { server, keys } => builder.curve(server, keys),
         Proof::Plain { user, password } => builder.plain(&user, &password),
     };
+    if let Some(pem) = args.door.authorities()? {
+        builder = builder.tls_ca(pem);
+    }
     if let Some(Lasting(interval)) = args.heartbeat {
         builder = builder.heartbeat(interval.into(), LIVENESS);
     }

@@ -110,6 +110,15 @@ impl<T: Flow> AnyLine<T> {
         }
     }
 
+    /// Send time of the oldest waiter that was never handed out, see [`Queue::oldest_fresh`].
+    #[must_use]
+    pub fn oldest_fresh(&self) -> Option<Time> {
+        match self {
+            AnyLine::Plain(line) => line.oldest_fresh(),
+            AnyLine::Fair(line) => line.oldest_fresh(),
+        }
+    }
+
     /// Whether the line, or one of its flows, drops waiters because others wait too long.
     #[must_use]
     pub fn is_shedding(&self) -> bool {
@@ -222,7 +231,9 @@ impl<T: Flow> Line<T> for AnyLine<T> {
         *self = AnyLine::new(config, now);
         match self {
             AnyLine::Plain(line) => {
-                movers.into_iter().for_each(|mover| line.move_in(mover));
+                movers.into_iter().for_each(|mover| {
+                    line.move_in(mover);
+                });
                 line.reconfigure(now, config.line, drops);
             }
             AnyLine::Fair(line) => {

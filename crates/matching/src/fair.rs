@@ -137,6 +137,12 @@ impl<T> FairQueue<T> {
         self.flows.values().filter_map(|flow| flow.line.oldest()).min()
     }
 
+    /// Send time of the oldest waiter that was never handed out: one look per flow.
+    #[must_use]
+    pub fn oldest_fresh(&self) -> Option<Time> {
+        self.flows.values().filter_map(|flow| flow.line.oldest_fresh()).min()
+    }
+
     /// The waiter called `key`, if it still waits.
     #[must_use]
     pub fn get(&self, key: FairKey) -> Option<&T> {
@@ -331,16 +337,11 @@ impl<T> FairQueue<T> {
         let mut waiters = Vec::with_capacity(self.len);
         for (name, flow) in core::mem::take(&mut self.flows) {
             let Flow { mut line, life, .. } = flow;
-            while let Some((entry, until)) = line.withdraw_oldest() {
-                waiters.push((
-                    entry.send,
-                    FairKey { flow: name, life, key: entry.key },
-                    entry,
-                    until,
-                ));
+            while let Some((key, mover)) = line.withdraw_oldest() {
+                waiters.push((FairKey { flow: name, life, key }, mover));
             }
         }
-        waiters.sort_by_key(|(send, ..)| *send);
+        waiters.sort_by_key(|(_, mover)| mover.send);
         self.ring.clear();
         self.due.clear();
         self.remembered.clear();
@@ -348,14 +349,10 @@ impl<T> FairQueue<T> {
         (self.len, self.sweep_at) = (0, Time::MAX);
 
         let mut moved = BTreeMap::new();
-        for (send, old, Entry { value, .. }, until) in waiters {
-            let flow = self.bucket(key_of(&value));
+        for (old, mover) in waiters {
+            let flow = self.bucket(key_of(&mover.value));
             let life = self.require_flow(now, flow);
-            let key = self.on(flow, |line| {
-                let key = line.append(send, value);
-                line.expire_at(key, until);
-                key
-            });
+            let key = self.on(flow, |line| line.move_in(mover));
             moved.extend(key.map(|key| (old, FairKey { flow, life, key })));
         }
         for new in self.moved.values_mut() {

@@ -25,7 +25,8 @@
 //! Every call takes the time as an argument and says when it next wants to be called. Dropped
 //! waiters are pushed into a buffer the caller brings, each with a [`Reason`].
 //!
-//! With the feature `tokio` there are brokers and regulators to await, in `live`.
+//! With the feature `tokio` there are brokers, regulators and pools to await, in `live`; with
+//! `tower` a layer that keeps a line before any service.
 //!
 //! What is absent from all the rest: clocks, threads, sockets, services, bytes. A `Broker` matches
 //! values it never looks at.
@@ -93,6 +94,6 @@ pub use time::{Span, Time};
 pub use valve::{Breaker, Gradient, Report, Rule, Valve, ValveConfig};
 
 /// The examples of the README are tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "tower"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;

@@ -12,7 +12,7 @@ use crate::time::Time;
 /// [`AnyLine`](crate::AnyLine). What the methods do is said there. Nobody else can be one.
 pub trait Line<T>: sealed::Sealed {
     /// Names a waiter.
-    type Key: Copy + Debug + Eq;
+    type Key: Copy + Debug + Eq + Send;
     /// Configures the line.
     type Config: Copy;
 

@@ -96,6 +96,8 @@ pub struct Queue<T> {
     nodes: SlotMap<Key, Node<T>>,
     head: Key,
     tail: Key,
+    /// The oldest waiter that was never handed out. Those before it were.
+    fresh: Key,
     /// Nothing is dropped for age before this time; means nothing to [`Discipline::Drop`].
     wake: Time,
     /// When the discipline asked to be called; only meaningful for [`Discipline::Codel`].
@@ -120,6 +122,7 @@ impl<T> Queue<T> {
             nodes: SlotMap::with_key(),
             head: Key::null(),
             tail: Key::null(),
+            fresh: Key::null(),
             wake: now,
             timer: Time::MAX,
             control: Control::new(now),
@@ -149,6 +152,13 @@ impl<T> Queue<T> {
     #[must_use]
     pub fn oldest(&self) -> Option<Time> {
         self.nodes.get(self.head).map(|node| node.send)
+    }
+
+    /// Send time of the oldest waiter that was never handed out: how slow the line is. Whoever was
+    /// put back spent part of its age in somebody's hands.
+    #[must_use]
+    pub fn oldest_fresh(&self) -> Option<Time> {
+        self.nodes.get(self.fresh).map(|node| node.send)
     }
 
     /// The waiter called `key`, if it still waits.
@@ -263,6 +273,11 @@ impl<T> Queue<T> {
     /// Puts a waiter that was handed out back where it stood: before everyone sent later, and among
     /// those put back by `rank`, which tells waiters of one moment apart and grows in the order
     /// they were pushed. Capacity and age are not checked, because it was already admitted once.
+    ///
+    /// From then on it is not shed as [`Reason::Overload`], nor does its age say that the line is
+    /// slow: it was in somebody's hands, and what was begun is not given up for what was not. What
+    /// bounds its whole age ([`Discipline::Timeout`], [`Aim::give_up`], a deadline of its own)
+    /// still does.
     pub fn put_back(&mut self, send: Time, rank: NonZero<u64>, value: T) -> Key {
         let after = self.returned.range(..(send, rank)).next_back().map(|(_, key)| *key);
         let prev = after.unwrap_or_else(Key::null);
@@ -299,7 +314,8 @@ impl<T> Queue<T> {
         match self.config.discipline {
             Discipline::Drop | Discipline::Aim(_) => {}
             Discipline::Timeout(_) => self.wake = self.wake.min(self.expiry(send)),
-            Discipline::Codel(codel) => self.codel_put_back(codel, send),
+            // With it more than `min` may wait, who had no timer.
+            Discipline::Codel(_) => self.timer = self.timer.min(self.wake),
         }
         key
     }
@@ -415,45 +431,45 @@ impl<T> Queue<T> {
             None => self.head = key,
         }
         self.tail = key;
+        if self.fresh.is_null() {
+            self.fresh = key;
+        }
         key
     }
 
-    /// The oldest with its own deadline, removed without a drop.
-    pub(crate) fn withdraw_oldest(&mut self) -> Option<(Entry<T>, Time)> {
-        let until = self.nodes.get(self.head)?.until;
-        self.unlink(self.head).map(|entry| (entry, until))
+    /// The oldest and the key it had, removed without a drop.
+    pub(crate) fn withdraw_oldest(&mut self) -> Option<(Key, Mover<T>)> {
+        let Node { until, returned: rank, .. } = self.nodes.get(self.head)?;
+        let (until, rank) = (*until, *rank);
+        let Entry { key, send, value } = self.unlink(self.head)?;
+        Some((key, Mover { send, rank, until, value }))
     }
 
     /// Everybody, oldest first, removed without a drop.
     pub(crate) fn withdraw_all(&mut self) -> Vec<Mover<T>> {
         let mut movers = Vec::with_capacity(self.len());
-        while let Some(Node { until, returned: rank, .. }) = self.nodes.get(self.head) {
-            let (until, rank) = (*until, *rank);
-            let entry = self.unlink(self.head);
-            movers.extend(entry.map(|Entry { send, value, .. }| Mover {
-                send,
-                rank,
-                until,
-                value,
-            }));
+        while let Some((_, mover)) = self.withdraw_oldest() {
+            movers.push(mover);
         }
         movers
     }
 
     /// Takes in somebody who waited elsewhere, behind those who came before.
-    pub(crate) fn move_in(&mut self, mover: Mover<T>) {
+    pub(crate) fn move_in(&mut self, mover: Mover<T>) -> Key {
         let Mover { send, rank, until, value } = mover;
         let key = match rank {
             Some(rank) => self.put_back(send, rank, value),
             None => self.append(send, value),
         };
         self.expire_at(key, until);
+        key
     }
 
     fn line_deadline(&self) -> Option<Time> {
         let due = match self.config.discipline {
             Discipline::Drop | Discipline::Timeout(Span::MAX) => return None,
             Discipline::Timeout(_) => self.wake,
+            Discipline::Codel(_) if self.fresh.is_null() => return None,
             Discipline::Codel(_) => self.timer,
             Discipline::Aim(aim) => self.aim_deadline(aim),
         };
@@ -550,8 +566,24 @@ impl<T> Queue<T> {
         drops.extend(oldest.map(|entry| entry.dropped(reason)));
     }
 
+    fn drop_fresh(&mut self, reason: Reason, drops: &mut Vec<Dropped<T>>) {
+        let oldest = self.unlink(self.fresh);
+        drops.extend(oldest.map(|entry| entry.dropped(reason)));
+    }
+
+    fn is_returned(&self, key: Key) -> bool {
+        self.nodes.get(key).is_some_and(|node| node.returned.is_some())
+    }
+
     fn unlink(&mut self, key: Key) -> Option<Entry<T>> {
         let Node { value, send, until, prev, next, returned } = self.nodes.remove(key)?;
+        if key == self.fresh {
+            // Whoever returned is passed once: nobody who is fresh ever comes in behind this.
+            self.fresh = next;
+            while self.is_returned(self.fresh) {
+                self.fresh = self.nodes[self.fresh].next;
+            }
+        }
         match self.nodes.get_mut(prev) {
             Some(node) => node.next = next,
             None => self.head = next,

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use slotmap::SlotMap;
 
-use crate::queue::{ConfigError, Dropped, Key, Queue, QueueConfig};
+use crate::queue::{ConfigError, Dropped, Key, Queue, QueueConfig, Reason};
 use crate::time::{Span, Time};
 use crate::valve::{Report, Valve, ValveConfig};
 
@@ -244,6 +244,12 @@ impl<T> Regulator<T> {
         let cancelled = self.queue.cancel(now, key, &mut out.dropped);
         self.turn(now, out);
         cancelled
+    }
+
+    /// Drops everybody who waits: the regulator is being closed. Locks stay out.
+    pub fn drain(&mut self, now: Time, out: &mut Admissions<T>) {
+        self.queue.clear(Reason::Draining, &mut out.dropped);
+        self.turn(now, out);
     }
 
     /// Drops whoever is due, and lets run whoever may.

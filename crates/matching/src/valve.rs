@@ -58,7 +58,9 @@ pub enum Rule {
         /// How long updates must stay low before the first start above `min`.
         interval: Span,
     },
-    /// At most `limit` starts above `min` in any `interval`; none in the first.
+    /// At most `limit` starts above `min` in any `interval`; none in the first, so that whoever
+    /// starts anew stays within a quota it may have used up before. What runs counts: at most
+    /// `min + limit` at a time.
     Rate {
         /// Starts.
         limit: usize,

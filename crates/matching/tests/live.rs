@@ -1,14 +1,15 @@
-//! Brokers and regulators that are awaited. Time is paused and jumps to whoever sleeps next.
+//! Brokers that are awaited. Time is paused and jumps to whoever sleeps next.
 
 use std::future::Future;
+use std::num::NonZero;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use matching::live::{Broker, Regulator};
-use matching::{Breaker, QueueConfig, Reason, Rule, Span, ValveConfig};
+use matching::live::{Broker, FairBroker};
+use matching::{AnyConfig, Flow, QueueConfig, Reason, Span};
 use tokio::time::{Instant, sleep, timeout};
 
 fn ms(millis: u64) -> Duration {
@@ -44,7 +45,7 @@ async fn who_waits_too_long_is_told_in_time() {
     assert!(start.elapsed() < ms(105));
     let shed = broker.ask_deadline("later", Instant::now() + ms(30)).await.expect_err("nobody");
     assert_eq!((shed.reason, shed.sojourn.as_millis()), (Reason::Expired, 30));
-    assert_eq!(broker.snapshot().expired, 2);
+    assert_eq!(broker.snapshot().shed.expired, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,42 +78,6 @@ async fn lines_change_while_somebody_waits() {
     broker.close();
     assert_eq!(waits.await.expect("no panic").expect_err("closed").reason, Reason::Draining);
     assert_eq!(broker.ask("too late").await.expect_err("closed").reason, Reason::Draining);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_regulator_lets_as_many_run_as_may() {
-    let regulator =
-        Regulator::new(QueueConfig::timeout(Span::from_millis(100)), ValveConfig::limit(2));
-    let regulator = regulator.expect("a good configuration");
-    let one = regulator.acquire().await.expect("open");
-    let two = regulator.try_acquire().expect("open");
-    assert!(regulator.try_acquire().is_none());
-    let shed = regulator.acquire().await.expect_err("nobody gives back");
-    assert_eq!(shed.sojourn.as_millis(), 100);
-
-    let other = regulator.clone();
-    let waits = tokio::spawn(async move { other.acquire().await });
-    sleep(ms(40)).await;
-    drop(one);
-    let three = waits.await.expect("no panic").expect("its turn");
-    assert_eq!((three.sojourn().as_millis(), three.relative().as_millis()), (40, 40));
-    assert!(three.go_on().is_some_and(|permit| permit.go_on().is_some()));
-    assert!(timeout(ms(5), regulator.acquire()).await.is_ok(), "the third gave back");
-    drop(two);
-    assert_eq!(regulator.size(), (0, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_broken_valve_opens_by_time() {
-    let breaker = Breaker { failures: 1, rest: Span::from_millis(200), ..Breaker::default() };
-    let valve = ValveConfig { rule: Rule::Breaker(breaker), ..ValveConfig::default() };
-    let regulator = Regulator::new(QueueConfig::default(), valve).expect("a good configuration");
-    regulator.acquire().await.expect("whole").failed();
-    assert!(regulator.try_acquire().is_none());
-    let start = Instant::now();
-    let probe = regulator.acquire().await.expect("it heals");
-    assert!((ms(200)..ms(205)).contains(&start.elapsed()));
-    drop(probe);
 }
 
 /// Polls a future once.
@@ -150,7 +115,7 @@ async fn what_is_dropped_may_call_the_broker() {
     assert!(poll(request.as_mut()).is_pending());
     drop(request);
     let shed = broker.ask(Calls(broker.clone())).await.map(|go| go.value).expect_err("late");
-    assert_eq!((shed.reason, broker.snapshot().expired), (Reason::Expired, 1));
+    assert_eq!((shed.reason, broker.snapshot().shed.expired), (Reason::Expired, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,7 +125,56 @@ async fn who_comes_after_its_deadline_meets_nobody() {
     assert!(poll(worker.as_mut()).is_pending());
     let shed = broker.ask_deadline("late", Instant::now()).await.expect_err("too late");
     assert_eq!((shed.reason, shed.sojourn), (Reason::Expired, Span::ZERO));
-    assert_eq!((broker.snapshot().ask_rs, broker.snapshot().expired), (1, 1));
+    assert_eq!((broker.snapshot().ask_rs, broker.snapshot().shed.expired), (1, 1));
+}
+
+/// A request of a tenant.
+#[derive(Debug)]
+struct Request(u64, u32);
+
+impl Flow for Request {
+    fn flow(&self) -> u64 {
+        self.0
+    }
+}
+
+fn in_turns(flows: u64) -> AnyConfig {
+    AnyConfig { flows: NonZero::new(flows), ..QueueConfig::default().into() }
+}
+
+/// What the next workers are given.
+fn served(broker: &FairBroker<Request, ()>, workers: usize) -> Vec<(u64, u32)> {
+    let next = || broker.try_ask_r(()).ok().map(|go| (go.value.0, go.value.1));
+    (0..workers).map_while(|_| next()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn tenants_take_turns_and_the_line_changes_its_kind_under_them() {
+    let broker: FairBroker<Request, ()> =
+        Broker::fair(in_turns(16), QueueConfig::default()).expect("good");
+    let mut waits = Vec::new();
+    for (tenant, n) in [(1, 1), (1, 2), (1, 3), (1, 4), (2, 5), (3, 6), (2, 7)] {
+        sleep(ms(1)).await;
+        let mut ask = Box::pin(broker.ask(Request(tenant, n)));
+        assert!(poll(ask.as_mut()).is_pending());
+        waits.push(ask);
+    }
+    assert_eq!(served(&broker, 3), [(1, 1), (2, 5), (3, 6)]);
+    // One line for all: whoever came first is next.
+    let plain = AnyConfig::from(QueueConfig::default());
+    broker.reconfigure(plain, QueueConfig::default()).expect("good");
+    assert_eq!(served(&broker, 1), [(1, 2)]);
+    // Whoever moved to another line is withdrawn there.
+    drop(waits.remove(2));
+    assert_eq!(broker.snapshot().asks, 2);
+    broker.reconfigure(in_turns(4), QueueConfig::default()).expect("good");
+    let bad = QueueConfig { min: 2, max: 1, ..QueueConfig::default() };
+    assert!(broker.reconfigure(bad.into(), QueueConfig::default()).is_err());
+    drop(waits.remove(2));
+    assert_eq!(served(&broker, 9), [(2, 7)]);
+    drop(waits);
+    let snapshot = broker.snapshot();
+    assert_eq!((snapshot.asks, snapshot.matched, snapshot.abandoned), (0, 5, 5));
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use matching::live::Regulator;
-use matching::live::tower::{Refused, ShedLayer};
+use matching::live::tower::ShedLayer;
+use matching::live::{Refused, Regulator};
 use matching::{Breaker, QueueConfig, Reason, Rule, Span, ValveConfig};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -45,7 +45,8 @@ async fn requests_wait_in_the_line_and_are_shed_there() {
     assert_eq!(answers[..2], [Ok(20), Ok(20)]);
     let Err(Refused::Shed(shed)) = answers[2] else { panic!("{:?}", answers[2]) };
     assert_eq!((shed.reason, shed.sojourn), (Reason::Expired, Span::from_millis(30)));
-    assert_eq!(regulator.size(), (0, 0));
+    let snapshot = regulator.snapshot();
+    assert_eq!((snapshot.permits, snapshot.waiting, snapshot.shed.expired), (0, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]

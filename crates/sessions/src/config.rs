@@ -111,6 +111,8 @@ pub struct ShardConfig {
     pub credentials: Credentials,
     /// Paranoid Pirate queues. Their places are names: listeners refer to them.
     pub pairs: Vec<Pair>,
+    /// The services of Titanic (RFC 9) are the broker's own. Counts from the start on.
+    pub titanic: bool,
 }
 
 impl ShardConfig {
@@ -143,6 +145,7 @@ impl Default for ShardConfig {
             doors: alloc::vec![zmtp::Security::Null],
             credentials: Credentials::default(),
             pairs: Vec::new(),
+            titanic: false,
         }
     }
 }

@@ -9,15 +9,17 @@ use core::net::SocketAddr;
 
 use bytes::Bytes;
 use engine::{
-    Blob, ConnId, Effect, Event, Expulsion, Met, Out, PrincipalId, Reason, RequestId, Span, Time,
-    Wheel,
+    Blob, ConnId, Effect, Event, Expulsion, Met, Out, Place, PlaceChange, PrincipalId, Reason,
+    RequestId, Span, Time, Wheel,
 };
 use zmtp::put_frame;
 
+use crate::LARGE_BODY;
 use crate::config::{ShardConfig, Speaks};
+use crate::errand::Errand;
 use crate::mdp::{Mmi, REFUSED, Tag};
 use crate::meet;
-use crate::shard::Counters;
+use crate::shard::{Counters, Guest};
 use crate::strikes::Strikes;
 use crate::tongue::{Asker, Tongue};
 use crate::topics::Topics;
@@ -35,7 +37,8 @@ const SPARE_CAPACITY: usize = 64 * 1024;
 pub enum CloseReason {
     /// The peer closed it, or the network did.
     Ended,
-    /// The peer broke ZMTP or a limit of it; the label is stable, the text is for people.
+    /// The peer broke ZMTP or a limit of it, or what the shell speaks below it; the label is
+    /// stable, the text is for people.
     Zmtp(&'static str, String),
     /// The peer broke STOMP, or asked for what it may not have or there is not.
     Stomp(&'static str, String),
@@ -107,6 +110,8 @@ pub enum Note {
     Garbage(ConnId, &'static str),
     /// A service's alarm changes: its name, whether it is raised, how long the oldest waits.
     Alarm(Bytes, bool, Span),
+    /// A named place was started, changed or stopped.
+    Place(Place, Bytes, PlaceChange),
     /// The last request ended after a drain began.
     Drained,
 }
@@ -116,6 +121,8 @@ impl Note {
     fn from_effect(effect: &Effect<'_>) -> Option<Note> {
         if let Effect::Alarm { service, raised, oldest } = effect {
             Some(Note::Alarm(Bytes::copy_from_slice(service), *raised, *oldest))
+        } else if let Effect::Place { place, name, change } = effect {
+            Some(Note::Place(*place, Bytes::copy_from_slice(name), *change))
         } else {
             matches!(effect, Effect::Drained).then_some(Note::Drained)
         }
@@ -203,7 +210,7 @@ impl Cross {
             Effect::Expel { to, why } => Cross::Expel(to, term, why),
             Effect::Pause { to } => Cross::Pause(to, home),
             Effect::Resume { to } => Cross::Resume(to, home),
-            Effect::Alarm { .. } | Effect::Drained => return None,
+            Effect::Alarm { .. } | Effect::Place { .. } | Effect::Drained => return None,
         })
     }
 
@@ -289,6 +296,7 @@ pub(crate) struct Seat {
 pub(crate) struct Local {
     partial: Partial,
     pub(crate) known_to: u64,
+    pub(crate) guest: Option<Box<Guest>>,
 }
 
 /// All connections of one shard.
@@ -311,6 +319,7 @@ pub(crate) struct Floor {
     pub(crate) outcomes: Vec<(ConnId, Outcome)>,
     pub(crate) cross: Vec<(u8, Cross)>,
     pub(crate) notes: Vec<Note>,
+    pub(crate) errands: Vec<Errand>,
     /// The last term of each worker of another shard.
     pub(crate) terms: BTreeMap<ConnId, u32>,
     /// Connections of other shards that an event was just refused room for.
@@ -340,6 +349,7 @@ impl Floor {
             outcomes: Vec::new(),
             cross: Vec::new(),
             notes: Vec::new(),
+            errands: Vec::new(),
             terms: BTreeMap::new(),
             paused_afar: Vec::new(),
             resumed_afar: VecDeque::new(),
@@ -354,8 +364,8 @@ impl Floor {
         self.insert(Conn::Wire(Box::new(wire)))
     }
 
-    pub(crate) fn insert_local(&mut self) -> ConnId {
-        self.insert(Conn::Local(Local::default()))
+    pub(crate) fn insert_local(&mut self, guest: Option<Box<Guest>>) -> ConnId {
+        self.insert(Conn::Local(Local { guest, ..Local::default() }))
     }
 
     pub(crate) fn insert_seat(&mut self, owner: ConnId, sub: u32) -> ConnId {
@@ -683,6 +693,7 @@ impl Floor {
     fn on_met(&mut self, to: ConnId, tag: u64, envelope: &[u8], answer: &Met<'_>) {
         let tag = Tag::unpack(tag);
         let Some(mmi) = tag.mmi else { return };
+        self.note_guest(to, answer);
         meet::with_frames(answer, |frames| self.answer(to, tag, envelope, mmi.name(), frames));
     }
 
@@ -699,15 +710,33 @@ impl Floor {
         for (i, frame) in frames.iter().enumerate() {
             put_frame(&mut body, i + 1 < frames.len(), frame);
         }
+        self.answer_raw(to, tag, envelope, service, body);
+    }
+
+    /// The same with a body that is written already. Whether anybody took it.
+    pub(crate) fn answer_raw(
+        &mut self,
+        to: ConnId,
+        tag: Tag,
+        envelope: &[u8],
+        service: &[u8],
+        body: Vec<u8>,
+    ) -> bool {
         let now = self.now;
         if self.local(to).is_some() {
             self.outcomes.push((to, Outcome::Reply(body)));
-        } else if let Some(wire) = self.touch(to) {
-            wire.ended(now);
-            Asker::Mdp(tag).put_reply_head(wire.outbox.small(), envelope, service, true);
-            wire.outbox.small().extend_from_slice(&body);
-            self.check_outbox(to);
+            return true;
         }
+        let Some(wire) = self.touch(to) else { return false };
+        wire.ended(now);
+        Asker::Mdp(tag).put_reply_head(wire.outbox.small(), envelope, service, true);
+        if body.len() < LARGE_BODY {
+            wire.outbox.small().extend_from_slice(&body);
+        } else {
+            wire.outbox.push_blob(&Blob::Shared(body.into()));
+        }
+        self.check_outbox(to);
+        true
     }
 
     fn on_deliver(&mut self, to: ConnId, given: &Given<'_>) {
@@ -787,7 +816,7 @@ impl Floor {
                     }
                 }
             }
-            Effect::Alarm { .. } | Effect::Drained => {}
+            Effect::Alarm { .. } | Effect::Place { .. } | Effect::Drained => {}
         }
     }
 

@@ -48,6 +48,8 @@ mod strikes;
 
 mod door;
 
+mod errand;
+
 mod config;
 
 #[cfg(test)]
@@ -55,10 +57,12 @@ mod tests;
 
 pub use config::{Dialect, Limits, Pair, ShardConfig, Speaks};
 pub use door::Credentials;
+pub use errand::{Errand, Sender, TASKS, TITANIC};
 pub use floor::{CloseReason, Cross, Note, Outcome};
 pub use mdp::{FAILED, REFUSED, is_reserved};
+pub use meet::ReadRules;
 pub use outbox::Outbox;
-pub use shard::{Call, ConnView, Counters, Shard, Want, home_of};
+pub use shard::{Call, ConnView, Counters, Lease, Shard, Want, home_of};
 pub use tongue::PROTOCOLS;
 pub use wire::Bytes;
 

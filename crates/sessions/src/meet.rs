@@ -5,12 +5,26 @@
 //!   ask NAME VALUE [label=L] [timeout=US]     acquire NAME [label=L] [timeout=US]
 //!   try_ask NAME VALUE                        try_acquire NAME
 //!   cancel NAME LABEL, len NAME               continue NAME LOCK, done NAME LOCK [ok|failed]
+//!   declare NAME RULES, remove NAME           update NAME US
+//!   list [NAME]
 //! ```
 
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use engine::{Blob, Meet, MeetWord, Met, Place, Side, Span, Wish};
+use engine::{Blob, Meet, MeetWord, Met, Place, PlaceRules, Side, Span, Wish};
+
+/// Reads the rules of a place as they are written, its name and their text; an error says what is
+/// wrong and what is accepted. Rules are written as in the configuration, which sessions know
+/// nothing of: whoever builds a shard brings it.
+pub type ReadRules = fn(Place, &[u8], &[u8]) -> Result<PlaceRules, String>;
+
+/// What a shard knows that was given none.
+pub(crate) fn no_rules(_: Place, _: &[u8], _: &[u8]) -> Result<PlaceRules, String> {
+    Err("places are not declared here".into())
+}
 
 /// A word may have as many frames as this; the longest that makes sense has one less.
 pub(crate) const FRAMES_MAX: usize = 6;
@@ -25,11 +39,36 @@ pub(crate) const BAD_REQUEST: &[u8] = b"bad_request";
 ///
 /// # Errors
 /// Says what is wrong with it and what is accepted.
-pub(crate) fn read<'a>(place: Place, frames: &[&'a [u8]]) -> Result<Meet<'a>, &'static str> {
-    let [word, name, rest @ ..] = frames else {
-        return Err("expected a word, the name of the place and arguments, one frame each");
+pub(crate) fn read<'a>(
+    place: Place,
+    frames: &[&'a [u8]],
+    read_rules: ReadRules,
+) -> Result<Meet<'a>, Cow<'static, str>> {
+    let (word, name, rest) = match frames {
+        [b"list"] => (&b"list"[..], &b""[..], &[][..]),
+        [word, name, rest @ ..] => (*word, *name, rest),
+        [] | [_] => {
+            let expected = "expected a word, the name of the place and arguments, one frame each";
+            return Err(expected.into());
+        }
     };
-    let word = match (place, *word) {
+    let word = match word {
+        b"declare" => match rest {
+            [rules] => MeetWord::Declare(Box::new(read_rules(place, name, rules)?)),
+            _ => return Err("declare takes the name of the place and its rules, one frame".into()),
+        },
+        b"remove" if rest.is_empty() => MeetWord::Remove,
+        b"remove" => return Err("remove takes nothing but the name of the place".into()),
+        b"list" if rest.is_empty() => MeetWord::List,
+        b"list" => return Err("list takes nothing but the name to go on behind".into()),
+        word => said(place, word, rest)?,
+    };
+    Ok(Meet { place, name: Blob::Slice(name), word })
+}
+
+/// What is said by and about those who meet.
+fn said<'a>(place: Place, word: &[u8], rest: &[&'a [u8]]) -> Result<MeetWord<'a>, &'static str> {
+    Ok(match (place, word) {
         (Place::Match, b"ask") => ask(Side::Ask, rest)?,
         (Place::Match, b"ask_r") => ask(Side::AskR, rest)?,
         (Place::Match, b"try_ask") => try_ask(Side::Ask, rest)?,
@@ -59,14 +98,14 @@ pub(crate) fn read<'a>(place: Place, frames: &[&'a [u8]]) -> Result<Meet<'a>, &'
             _ => return Err("update takes the name of the regulator and microseconds"),
         },
         (Place::Match, _) => {
-            return Err("unknown word: expected ask, ask_r, try_ask, try_ask_r, cancel or len");
+            return Err("unknown word: expected ask, ask_r, try_ask, try_ask_r, cancel, len, \
+                        declare, remove or list");
         }
         (Place::Regulator, _) => {
             return Err("unknown word: expected acquire, try_acquire, continue, done, update, \
-                        cancel or len");
+                        cancel, len, declare, remove or list");
         }
-    };
-    Ok(Meet { place, name: Blob::Slice(name), word })
+    })
 }
 
 fn ask<'a>(side: Side, rest: &[&'a [u8]]) -> Result<MeetWord<'a>, &'static str> {
@@ -142,6 +181,11 @@ pub(crate) fn with_frames(answer: &Met<'_>, mut f: impl FnMut(&[&[u8]])) {
         Met::Len(a, b) => with("number", &[a.to_string(), b.to_string()]),
         Met::Done => with("done", &[]),
         Met::Stop => with("stop", &[]),
+        Met::Names(names) => {
+            let frames: Vec<&[u8]> =
+                core::iter::once(&b"names"[..]).chain(names.iter().map(|name| &**name)).collect();
+            f(&frames);
+        }
         Met::NoPlace => f(&[b"not_found", b"name"]),
         Met::NoLock => f(&[b"not_found", b"lock"]),
     }

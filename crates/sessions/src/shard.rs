@@ -7,22 +7,26 @@
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::hash::Hasher;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
-use engine::{Blob, ConnId, Engine, Event, Place, PrincipalId, Request, Span, Time, WhenFull};
+use engine::{
+    Blob, ConnId, Engine, Event, MeetWord, Place, PrincipalId, Request, Span, Time, WhenFull,
+};
 use siphasher::sip::SipHasher13;
 use zmtp::{Frames, Message, Step, Work};
 
 use crate::LARGE_BODY;
 use crate::config::{Dialect, ShardConfig, Speaks};
 use crate::door::Credentials;
+use crate::errand::{self, Errand, Sender};
 use crate::floor::{CloseReason, Cross, Floor, Note, Outcome};
 use crate::mdp::{self, FAILED, Mmi, Tag, Version, Word, WorkerWord};
-use crate::meet;
+use crate::meet::{self, ReadRules};
 use crate::outbox::Outbox;
 use crate::talk::{Talk, millis};
 use crate::tongue::{Asker, Tongue};
@@ -33,6 +37,13 @@ mod doors;
 mod pirates;
 
 mod stomp;
+
+mod guests;
+
+pub(crate) use guests::Guest;
+pub use guests::Lease;
+
+use guests::Labels;
 
 /// A direct read asks for at most this much at first, and at most doubles what has arrived, so
 /// that an announced length alone reserves next to nothing.
@@ -92,6 +103,8 @@ pub struct Call {
     pub body: Bytes,
     /// What the caller calls itself in a fair line; may be empty.
     pub fair_key: Bytes,
+    /// For how long it keeps a lock it is given, having no connection that could end.
+    pub lease: Option<Lease>,
 }
 
 /// One connection, for people.
@@ -157,6 +170,8 @@ pub struct Shard {
     credentials: Credentials,
     /// Steps of handshakes that wait to be computed.
     work: VecDeque<(ConnId, Work)>,
+    /// Connections that ended while they waited for such a step, since those were last looked for.
+    abandoned: usize,
     frames: Frames,
     /// Where the parts of the STOMP frame in hand stand.
     head: ::stomp::Head,
@@ -167,6 +182,8 @@ pub struct Shard {
     readable: Vec<ConnId>,
     /// Requests of other shards' connections that wait until there is room.
     parked: BTreeMap<ConnId, VecDeque<Request<'static>>>,
+    read_rules: ReadRules,
+    labels: Labels,
     #[cfg(feature = "planted")]
     busy_beat: bool,
 }
@@ -196,6 +213,7 @@ impl Shard {
             doors: doors.collect(),
             credentials: config.credentials.clone(),
             work: VecDeque::new(),
+            abandoned: 0,
             me,
             shards,
             seed,
@@ -207,9 +225,17 @@ impl Shard {
             closing: Vec::new(),
             readable: Vec::new(),
             parked: BTreeMap::new(),
+            read_rules: meet::no_rules,
+            labels: Labels::default(),
             #[cfg(feature = "planted")]
             busy_beat: false,
         }
+    }
+
+    /// The same shard, where places may be declared with rules that `read_rules` understands.
+    #[must_use]
+    pub fn with_rules_read_by(self, read_rules: ReadRules) -> Shard {
+        Shard { read_rules, ..self }
     }
 
     /// Takes in a new connection; `None` if there are as many as there may be.
@@ -319,6 +345,8 @@ impl Shard {
         for (id, armed) in fired.drain(..) {
             if self.floor.wire(id).is_some_and(|wire| wire.armed == armed) {
                 self.on_timer(now, id);
+            } else if self.floor.local(id).is_some() {
+                self.on_lease_end(now, id, armed);
             }
         }
         self.fired = fired;
@@ -344,8 +372,15 @@ impl Shard {
     /// [`take_outcomes`](Shard::take_outcomes) under the id returned; then, or to give up,
     /// [`hang_up`](Shard::hang_up).
     pub fn call(&mut self, now: Time, call: Call) -> ConnId {
-        let id = self.floor.insert_local();
+        let id = self.floor.insert_local(call.lease.map(|lease| Guest::new(call.principal, lease)));
         let tag = Tag { version: Version::V02, service_frame: true, mmi: None };
+        if errand::is_errand(&call.service, self.floor.config.titanic) {
+            let envelope = Bytes::new();
+            let from = Sender { conn: id, tag, envelope, service: call.service };
+            let Call { principal, body, .. } = call;
+            self.floor.errands.push(Errand { from, principal, body });
+            return id;
+        }
         if mdp::is_reserved(&call.service) {
             let frames = zmtp::raw_frames(&call.body).map(|(_, frame)| frame);
             let frames: Vec<&[u8]> = frames.take(meet::FRAMES_MAX).collect();
@@ -378,6 +413,7 @@ impl Shard {
     /// Ends a call from inside the process.
     pub fn hang_up(&mut self, now: Time, id: ConnId) {
         if self.floor.local(id).is_some() {
+            self.labels.forget(id);
             self.tell_gone(now, id);
             self.floor.remove(id);
             self.settle(now);
@@ -390,7 +426,8 @@ impl Shard {
         self.floor.now = now;
         self.engine.step(now, Event::Configure(Box::new(config.engine.clone())), &mut self.floor);
         self.replace_credentials(config.credentials.clone());
-        self.floor.config = config;
+        let titanic = self.floor.config.titanic;
+        self.floor.config = ShardConfig { titanic, ..config };
         self.settle(now);
     }
 
@@ -499,6 +536,25 @@ impl Shard {
     /// What became of local calls.
     pub fn take_outcomes(&mut self, into: &mut Vec<(ConnId, Outcome)>) {
         into.append(&mut self.floor.outcomes);
+    }
+
+    /// Whether something of so many bytes that the shell does for a principal is within its quota.
+    pub fn admit(&mut self, now: Time, principal: PrincipalId, bytes: u64) -> bool {
+        self.engine.admit(now, principal, bytes)
+    }
+
+    /// Requests to services that live with the shell; each is to be answered once.
+    pub fn take_errands(&mut self, into: &mut Vec<Errand>) {
+        into.append(&mut self.floor.errands);
+    }
+
+    /// The answer to an errand: the frames of its body as they stand on a ZMTP wire. `false` if
+    /// whoever sent it is gone.
+    pub fn answer(&mut self, now: Time, to: &Sender, body: Vec<u8>) -> bool {
+        self.floor.now = now;
+        let taken = self.floor.answer_raw(to.conn, to.tag, &to.envelope, &to.service, body);
+        self.settle(now);
+        taken
     }
 
     /// What is worth a log line.
@@ -813,10 +869,15 @@ impl Shard {
             self.floor.garbage(id, "a service name that is empty or too long");
             return true;
         }
+        let titanic = self.floor.config.titanic;
         let Some(wire) = self.floor.wire(id) else { return true };
         let service_frame = version == Version::V01 || wire.dialect.mdp02_service_frame;
         let tag = Tag { version, service_frame, mmi: None };
         let stack = message.raw_between(0, header);
+        if errand::is_errand(service, titanic) {
+            self.on_errand(id, message, whole, tag, stack, service, body);
+            return true;
+        }
         if mdp::is_reserved(service) {
             wire.in_flight += 1;
             let principal = wire.principal;
@@ -826,6 +887,30 @@ impl Shard {
             return true;
         }
         self.take_request(now, id, message, whole, Asker::Mdp(tag), header, service, body)
+    }
+
+    /// A request to a service that lives with the shell.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one word, taken apart once")]
+    fn on_errand(
+        &mut self,
+        id: ConnId,
+        message: &Message<'_>,
+        whole: Option<&Bytes>,
+        tag: Tag,
+        stack: &[u8],
+        service: &[u8],
+        body: usize,
+    ) {
+        let Some(wire) = self.floor.wire(id) else { return };
+        wire.in_flight += 1;
+        let principal = wire.principal;
+        let body = match whole {
+            Some(whole) => whole.slice(message.raw_from_offset(body)..),
+            None => Bytes::copy_from_slice(message.raw_from(body)),
+        };
+        let (envelope, service) = (Bytes::copy_from_slice(stack), Bytes::copy_from_slice(service));
+        let from = Sender { conn: id, tag, envelope, service };
+        self.floor.errands.push(Errand { from, principal, body });
     }
 
     /// Gives a request to the engine: the return stack is frames `..stack`, the body `body..`.
@@ -902,7 +987,14 @@ impl Shard {
             let name = body.last().copied().unwrap_or_default();
             return self.on_mmi(now, id, service, name, tag, envelope);
         };
-        match meet::read(place, body) {
+        let read = meet::read(place, body, self.read_rules).and_then(|word| {
+            let most = self.floor.config.limits.name_bytes;
+            let fits = (1..=most).contains(&word.name.as_slice().len());
+            let fits = fits || !matches!(word.word, MeetWord::Declare(_));
+            if fits { Ok(word) } else { Err(format!("a name has from 1 to {most} octets").into()) }
+        });
+        match read {
+            Ok(word) if self.cancels_labelled(now, id, principal, &word) => {}
             Ok(word) => {
                 let home = self.home_of(word.name.as_slice());
                 let tag = Tag { mmi: Some(Mmi::Meet(place)), ..tag }.pack();
@@ -926,7 +1018,11 @@ impl Shard {
         tag: Tag,
         envelope: &[u8],
     ) {
+        let is_own = errand::is_errand(name, self.floor.config.titanic);
         let mmi = match service {
+            b"mmi.service" if is_own => {
+                return self.floor.answer(id, tag, envelope, service, &[b"200"]);
+            }
             b"mmi.service" => Mmi::Service,
             b"mmi.workers" => Mmi::Workers,
             b"mmi.heartbeat" => {
@@ -1022,7 +1118,7 @@ impl Shard {
     }
 
     fn on_ready(&mut self, now: Time, id: ConnId, service: &[u8], concurrency: u32) {
-        if mdp::is_reserved(service) {
+        if mdp::is_reserved(service) || errand::is_errand(service, self.floor.config.titanic) {
             return self.floor.dismiss(now, id, "a reserved service name");
         }
         if service.is_empty() || service.len() > self.floor.config.limits.name_bytes {
@@ -1198,6 +1294,7 @@ impl Shard {
         wire.parted = true;
         wire.closing = true;
         wire.pending = Vec::new();
+        self.abandoned += usize::from(wire.awaits_work());
         let remote = wire.remote;
         self.floor.notes.push(Note::Closed(id, remote, reason));
         self.tell_gone(now, id);

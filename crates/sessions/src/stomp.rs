@@ -62,7 +62,8 @@ impl<'a> Destination<'a> {
             "temp-queue" => Ok(Destination::Own(text)),
             "reply" => name.parse().map(Destination::Reply).map_err(|_| unknown(text)),
             "task" => {
-                let text = "/task/ needs the durable store, which this broker does not use yet";
+                let text = "tasks are not reached over STOMP yet; enqueue them over HTTP or \
+                            Majordomo";
                 Err(("not_supported", text.into()))
             }
             _ => Err(unknown(text)),
@@ -123,8 +124,8 @@ pub(crate) fn check_wishes(frame: &Frame<'_>) -> Result<(), Refused> {
         || frame.get("activemq.subscriptionName").is_some()
         || frame.get("durable-subscription-name").is_some();
     if durable {
-        let text = "persistent messages and durable subscriptions need the durable store, which \
-                    this broker does not use yet; leave the header out to have it in memory";
+        let text = "STOMP's messages and subscriptions are not kept in the store yet; leave the \
+                    header out to have them in memory, or enqueue a task over HTTP or Majordomo";
         return Err(("not_supported", text.to_string()));
     }
     if frame.get("selector").is_some() {

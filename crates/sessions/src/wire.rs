@@ -230,7 +230,7 @@ impl Wire {
     }
 
     /// Whether a step of its handshake is computed elsewhere.
-    fn awaits_work(&self) -> bool {
+    pub(crate) fn awaits_work(&self) -> bool {
         match &self.codec {
             Codec::Zmtp(zmtp) => zmtp.is_held(),
             Codec::Stomp(_) => false,

@@ -27,6 +27,8 @@ pub enum Bug {
     GhostOffers,
     /// Dropped requests are not told.
     SilentDrop,
+    /// Who left still waits at named places, and keeps its locks.
+    GhostMeeter,
     /// The shell forgets to read on after a pause.
     LostWakeUp,
     /// What crosses between shards now and then overtakes.
@@ -39,7 +41,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them, those of the engine first.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 17] = [
         Bug::LostLease,
         Bug::DoubleOffer,
         Bug::WrongHead,
@@ -52,6 +54,7 @@ impl Bug {
         Bug::EndlessDeliveries,
         Bug::GhostOffers,
         Bug::SilentDrop,
+        Bug::GhostMeeter,
         Bug::LostWakeUp,
         Bug::CrossReordered,
         Bug::UnnoticedEnd,
@@ -87,6 +90,7 @@ impl Bug {
             Bug::EndlessDeliveries => Planted::EndlessDeliveries,
             Bug::GhostOffers => Planted::GhostOffers,
             Bug::SilentDrop => Planted::SilentDrop,
+            Bug::GhostMeeter => Planted::GhostMeeter,
             Bug::LostWakeUp | Bug::CrossReordered | Bug::UnnoticedEnd | Bug::BusyBeat => {
                 return None;
             }

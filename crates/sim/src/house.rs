@@ -13,6 +13,8 @@ mod client;
 
 mod ledger;
 
+mod meeter;
+
 mod net;
 
 mod noise;
@@ -39,6 +41,7 @@ use crate::rng::Rng;
 use crate::{Bug, Report, Scenario, Violation};
 use client::Client;
 use ledger::{LOCAL, Ledger};
+use meeter::{Book, Meeter};
 use net::{Link, Way, Weather};
 use noise::Noise;
 use setting::Setting;
@@ -96,6 +99,7 @@ impl Truth {
 enum Kind {
     Client(Client),
     Worker(Worker),
+    Meeter(Meeter),
     Noise(Noise),
 }
 
@@ -132,6 +136,7 @@ struct World<'a> {
     calls: BTreeMap<ConnId, Option<u64>>,
     peers: Vec<Peer>,
     ledger: Ledger,
+    book: Book,
     truth: Truth,
     setting: Setting,
     weather: Weather,
@@ -179,6 +184,7 @@ impl<'a> World<'a> {
             calls: BTreeMap::new(),
             peers: Vec::new(),
             ledger,
+            book: Book::default(),
             truth,
             weather: setting.weather,
             setting,
@@ -211,6 +217,7 @@ impl<'a> World<'a> {
             let worker = Worker::some(&mut self.rng, service, beat, liveness, pairs);
             kinds.push(Kind::Worker(worker));
         }
+        kinds.extend((0..setting.meeters).map(|_| Kind::Meeter(Meeter::new())));
         for _ in 0..setting.noises {
             kinds.push(Kind::Noise(Noise::some(&mut self.rng)));
         }
@@ -325,9 +332,13 @@ impl<'a> World<'a> {
                         break;
                     }
                 }
+                Kind::Meeter(meeter) => {
+                    meeter.on_message(self.now, &frames, &mut self.book, &mut self.rng)?;
+                }
                 Kind::Noise(_) => {}
             }
         }
+        self.check_running()?;
         let wakes = matches!(self.peers[peer].kind, Kind::Client(_));
         self.peers[peer].speaker = Some(speaker);
         self.note_worker(peer, link);
@@ -380,6 +391,11 @@ impl<'a> World<'a> {
             Kind::Worker(worker) => {
                 worker.on_wake(self.now, &mut speaker, &mut self.ledger, &mut self.rng)
             }
+            Kind::Meeter(meeter) => {
+                let book = &mut self.book;
+                meeter.on_wake(self.now, link, &mut speaker, book, &mut self.rng);
+                Wish::Stay
+            }
             Kind::Noise(noise) => {
                 noise.on_wake(self.now, &mut speaker, &mut self.rng);
                 Wish::Stay
@@ -411,7 +427,7 @@ impl<'a> World<'a> {
             .filter_map(|other| match &other.kind {
                 // Of its own service it may have been given the request meanwhile.
                 Kind::Worker(other) if other.service != worker.service => other.seen.clone(),
-                Kind::Client(_) | Kind::Worker(_) | Kind::Noise(_) => None,
+                Kind::Client(_) | Kind::Worker(_) | Kind::Meeter(_) | Kind::Noise(_) => None,
             })
             .collect();
         if others.is_empty() {
@@ -430,6 +446,7 @@ impl<'a> World<'a> {
         let speaks = match &self.peers[peer].kind {
             Kind::Client(client) => client.speaks(),
             Kind::Worker(worker) => worker.speaks(),
+            Kind::Meeter(_) => sessions::Speaks::Majordomo,
             Kind::Noise(noise) => noise.speaks,
         };
         let mdp02_service_frame = self.setting.names_service;
@@ -462,12 +479,13 @@ impl<'a> World<'a> {
         let state = &mut self.peers[peer];
         let socket_type = match &state.kind {
             Kind::Client(client) => client.socket_type,
-            Kind::Worker(_) | Kind::Noise(_) => zmtp::SocketType::Dealer,
+            Kind::Worker(_) | Kind::Meeter(_) | Kind::Noise(_) => zmtp::SocketType::Dealer,
         };
         let mut speaker = Speaker::new(socket_type, state.old);
         match &mut state.kind {
             Kind::Client(client) => client.on_connected(self.now),
             Kind::Worker(worker) => worker.on_connected(self.now, &mut speaker, &mut self.rng),
+            Kind::Meeter(meeter) => meeter.on_connected(self.now),
             Kind::Noise(noise) => noise.on_connected(self.now, &mut speaker, &mut self.rng),
         }
         state.link = Some(link);
@@ -555,6 +573,9 @@ impl<'a> World<'a> {
         });
         self.links[link].peer_done = true;
         self.links[link].down.lose();
+        if let Kind::Meeter(meeter) = &mut self.peers[peer].kind {
+            meeter.on_parted();
+        }
         self.ledger.withdraw(link);
         self.peers[peer].speaker = None;
         self.peers[peer].connect_at = self.now + self.some_span(1_500);
@@ -568,6 +589,7 @@ impl<'a> World<'a> {
             (None, _) => state.connect_at,
             (Some(_), Kind::Client(client)) => client.deadline(),
             (Some(_), Kind::Worker(worker)) => worker.deadline(),
+            (Some(_), Kind::Meeter(meeter)) => meeter.deadline(),
             (Some(_), Kind::Noise(noise)) => noise.deadline(),
         };
         if state.stalled > self.now {
@@ -668,6 +690,7 @@ impl<'a> World<'a> {
             service: Bytes::from_static(SERVICES[service]),
             body: body.into(),
             fair_key: Bytes::new(),
+            lease: None,
         };
         let id = self.shards[shard].call(self.now, call);
         self.calls.insert(id, Some(request));
@@ -707,6 +730,7 @@ impl<'a> World<'a> {
                         self.peer_crashes(peer);
                     }
                 }
+                Kind::Meeter(meeter) => meeter.calm(),
                 Kind::Noise(_) => {
                     self.peer_crashes(peer);
                     self.peers[peer].connect_at = Time::MAX;
@@ -745,7 +769,10 @@ impl<'a> World<'a> {
                 Kind::Worker(worker) if state.link.is_none() || !worker.is_idle() => {
                     return Some(format!("worker {peer} is not ready"));
                 }
-                Kind::Client(_) | Kind::Worker(_) | Kind::Noise(_) => {}
+                Kind::Meeter(meeter) if !meeter.is_done() => {
+                    return Some(format!("meeter {peer} waits or runs: {meeter:?}"));
+                }
+                Kind::Client(_) | Kind::Worker(_) | Kind::Meeter(_) | Kind::Noise(_) => {}
             }
         }
         for shard in &self.shards {
@@ -808,6 +835,15 @@ impl<'a> World<'a> {
         self.check_workers()
     }
 
+    /// As many run at the gate as may, of those whom the broker has not given up.
+    fn check_running(&self) -> Result<(), Violation> {
+        let running = self.peers.iter().filter(|peer| match (&peer.kind, peer.link) {
+            (Kind::Meeter(meeter), Some(link)) => meeter.runs() && !self.links[link].broker_done,
+            (Kind::Client(_) | Kind::Worker(_) | Kind::Noise(_) | Kind::Meeter(_), _) => false,
+        });
+        meeter::check_running(running.count())
+    }
+
     /// Every service has exactly the workers that are there.
     fn check_workers(&mut self) -> Result<(), Violation> {
         for (service, name) in SERVICES.into_iter().enumerate() {
@@ -826,7 +862,7 @@ impl<'a> World<'a> {
                     Kind::Worker(worker) if worker.service == service && peer.link.is_some() => {
                         Some(worker.concurrency())
                     }
-                    Kind::Client(_) | Kind::Worker(_) | Kind::Noise(_) => None,
+                    Kind::Client(_) | Kind::Worker(_) | Kind::Meeter(_) | Kind::Noise(_) => None,
                 })
                 .collect();
             if counted as usize != serving.len() || offers != serving.iter().sum::<usize>() {
@@ -868,6 +904,12 @@ impl<'a> World<'a> {
             if left != (0, 0, 0, 0, 0) {
                 let text = format!("(requests, workers, services, connections, timers): {left:?}");
                 return Err(self.violation("nothing is left", text));
+            }
+            for place in engine.places() {
+                let waiting: usize = place.sides.iter().map(|side| side.waiting).sum();
+                if waiting + place.running > 0 {
+                    return Err(self.violation("nothing is left", format!("{place:?}")));
+                }
             }
         }
         Ok(())

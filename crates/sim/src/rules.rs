@@ -529,6 +529,9 @@ impl Out for Recorder {
             Effect::Alarm { service, .. } => {
                 return self.broken.push(format!("an alarm of {service:?} nobody wished"));
             }
+            Effect::Place { name, .. } => {
+                return self.broken.push(format!("a place {name:?} nobody declared"));
+            }
             Effect::Drained => Told::Drained,
         };
         self.told.push(told);

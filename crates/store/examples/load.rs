@@ -1,8 +1,9 @@
-//! A producer and worker in one, for fault tests and benches of the SQLite store.
+//! A producer and worker in one, for fault tests and benches of a store: a file of SQLite's, a
+//! database of PostgreSQL's (`postgres://…`) or a bucket of JetStream's (`nats://…`).
 //!
 //! ```text
-//! load write PATH ROUNDS [os]   says what was answered: +ID enqueued, =ID claimed, -ID completed
-//! load bench PATH SECONDS       durable enqueues, then claims and completions, per second
+//! load write STORE ROUNDS [os]  says what was answered: +ID enqueued, =ID claimed, -ID completed
+//! load bench STORE SECONDS      durable enqueues, then claims and completions, per second
 //! ```
 //! Each line of `write` is one write(2), made only after the store has answered.
 
@@ -11,8 +12,8 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use store::sqlite::{self, Options};
 use store::{Claim, Clock, Engine, NewTask, Outcome, Policy, Settle, Store, wait};
+use store::{nats, postgres, sqlite};
 
 fn main() -> Result<(), String> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -21,7 +22,7 @@ fn main() -> Result<(), String> {
         ["write", path, rounds] => write(path, number(rounds)?, false),
         ["write", path, rounds, "os"] => write(path, number(rounds)?, true),
         ["bench", path, seconds] => bench(path, Duration::from_secs(number(seconds)?)),
-        _ => Err("usage: load write PATH ROUNDS [os] | load bench PATH SECONDS".into()),
+        _ => Err("usage: load write STORE ROUNDS [os] | load bench STORE SECONDS".into()),
     }
 }
 
@@ -31,10 +32,8 @@ fn number(text: &str) -> Result<u64, String> {
 
 fn write(path: &str, rounds: u64, os_level: bool) -> Result<(), String> {
     let clock = Clock::new();
-    let options = Options { os_level, ..Options::default() };
-    let (store, found) =
-        sqlite::open(Path::new(path), &clock, options).map_err(|e| e.to_string())?;
-    say(&format!("open {} tasks, {} leases", found.tasks, found.leases))?;
+    let (store, tasks, leases) = open(path, &clock, os_level)?;
+    say(&format!("open {tasks} tasks, {leases} leases"))?;
     let policy = Policy { retention_ms: 3_600_000, max_attempts: 10_000, ..Policy::default() };
     for round in 0..rounds {
         // Sizes on both sides of what is kept in the row.
@@ -66,6 +65,23 @@ fn write(path: &str, rounds: u64, os_level: bool) -> Result<(), String> {
     }
     store.close();
     say("closed")
+}
+
+/// The store, and how many tasks and leases it has.
+fn open(store: &str, clock: &Clock, os_level: bool) -> Result<(Engine, u64, u64), String> {
+    if store.starts_with("postgres://") {
+        let options = postgres::Options { os_level, ..postgres::Options::default() };
+        let opened = postgres::open(store, clock, options).map_err(|error| error.to_string());
+        return opened.map(|(store, found)| (store, found.tasks, found.leases));
+    }
+    if store.starts_with("nats://") {
+        let opened = nats::open(store, clock, nats::Options::default());
+        let opened = opened.map_err(|error| error.to_string());
+        return opened.map(|(store, found)| (store, found.ready, found.timed));
+    }
+    let options = sqlite::Options { os_level, ..sqlite::Options::default() };
+    let opened = sqlite::open(Path::new(store), clock, options).map_err(|error| error.to_string());
+    opened.map(|(store, found)| (store, found.tasks, found.leases))
 }
 
 fn end(error: &store::Error) -> Result<(), String> {
@@ -100,8 +116,7 @@ const CLAIM: usize = 256;
 
 fn bench(path: &str, time: Duration) -> Result<(), String> {
     let clock = Clock::new();
-    let (store, _) =
-        sqlite::open(Path::new(path), &clock, Options::default()).map_err(|e| e.to_string())?;
+    let (store, ..) = open(path, &clock, false)?;
     let one_by_one = measure(
         time / 4,
         1,
@@ -132,6 +147,8 @@ fn bench(path: &str, time: Duration) -> Result<(), String> {
     println!("enqueue, {IN_FLIGHT} in flight      {enqueued:>9.0} /s");
     let worked = work(&store, &clock, time)?;
     println!("claim {CLAIM} + complete {CLAIM}     {worked:>9.0} /s");
+    let life = 1.0 / (1.0 / enqueued + 1.0 / worked);
+    println!("enqueue, claim and complete   {life:>9.0} /s");
     store.close();
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use serde::{Deserialize, Serialize};
 
 use crate::cron::Schedule;
+use crate::promises::Promises;
 use crate::task::{DeathReason, NewTask, Now, Postback, State, TaskId, TaskView, Token};
 
 /// A durable set of tasks. Bring your own by implementing it, and run
@@ -115,6 +116,41 @@ pub struct Capabilities {
     pub queries: bool,
     /// Cron schedules.
     pub schedules: bool,
+    /// Types can be paused.
+    pub pauses: bool,
+    /// A task that comes back from a lost or released lease goes where it was in its line, not to
+    /// the end.
+    pub keeps_place: bool,
+    /// Bytes of a payload or result, at most.
+    pub payload: usize,
+    /// Who keeps which promise.
+    pub promises: Promises,
+}
+
+impl Capabilities {
+    /// What a command asks for that is not there.
+    pub(crate) fn lacks_for(&self, command: &Command) -> Option<&'static str> {
+        let (there, what) = match command {
+            Command::CancelWhere(_) | Command::RetryWhere(_) | Command::ForgetWhere(_) => {
+                (self.queries, "search: name tasks by their numbers")
+            }
+            Command::Pause(_) | Command::Resume(_) => (self.pauses, "pauses"),
+            Command::Schedule(_) | Command::Unschedule(_) => (self.schedules, "schedules"),
+            Command::Cancel(_) | Command::Retry(_) => (true, ""),
+        };
+        (!there).then_some(what)
+    }
+
+    /// The same of a query.
+    pub(crate) fn lacks_to_answer(&self, query: &Query) -> Option<&'static str> {
+        let (there, what) = match query {
+            Query::Tasks(_) => (self.queries, "search: ask for tasks by their numbers"),
+            Query::Queues => (self.queries, "counts of tasks"),
+            Query::Schedules => (self.schedules, "schedules"),
+            Query::Task(_) | Query::Why(_) => (true, ""),
+        };
+        (!there).then_some(what)
+    }
 }
 
 /// The answer to a task that was accepted.

@@ -53,6 +53,13 @@ impl Clock {
         self.offset.store(offset, std::sync::atomic::Ordering::Relaxed);
         format!("{} {offset}", self.boot)
     }
+
+    /// Goes by another clock, which is at `line` at this instant: that of a server many share.
+    #[cfg(any(feature = "nats", feature = "postgres"))]
+    pub(crate) fn follow(&self, line: u64) {
+        let offset = line.saturating_sub(boot_ms());
+        self.offset.store(offset, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 fn boot_ms() -> u64 {

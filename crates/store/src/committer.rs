@@ -10,6 +10,7 @@
 //! | broken | everything is answered with the reason, and nothing is taken any more |
 //! | lost | the calls of this batch fail; the connection is tried anew with the next |
 //! | failed | the calls of this batch run one by one, so that one cannot fail others |
+//! | again | the batch runs again, as another transaction was in the way; then as if it failed |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,9 +23,9 @@ use crate::api::{
     Answer, Capabilities, Claim, Command, Due, Enqueued, Error, Extend, Extended, Lease, Level,
     Listener, Notice, Query, Receipt, Refusal, Release, Reply, Settle, Settled, Store,
 };
-use crate::core::{Core, Settings};
+use crate::core::{Core, Settings, key_of};
 use crate::limits;
-use crate::rows::{Fault, Rows};
+use crate::rows::{Fault, Rows, Wants};
 use crate::task::{NewTask, Now};
 
 /// Calls of one commit: bounds how long the first of them waits for the last.
@@ -35,6 +36,8 @@ const BYTES: usize = 4 << 20;
 const WAITING: usize = 256 << 20;
 /// Calls a batch must have had before the next is worth waiting for.
 const WORTH_WAITING: usize = 8;
+/// Runs of a batch that other transactions are in the way of.
+const TRIES: usize = 4;
 /// The longest wait for a batch to fill.
 const FILL: Duration = Duration::from_millis(1);
 /// Nothing to do for so long is a time for housekeeping.
@@ -50,6 +53,8 @@ pub struct Engine {
 
 enum Message {
     Call(Box<dyn Work>),
+    /// What others did who share the engine.
+    Heard(Vec<Notice>),
     Listen(Listener),
     Close,
 }
@@ -60,8 +65,8 @@ trait Work: Send {
     fn run(&mut self, core: &mut dyn AnyCore) -> Result<(), Fault>;
     /// Ends it, with the level if what it did is committed.
     fn answer(self: Box<Self>, outcome: Result<Level, Error>);
-    /// Tasks this will read, so that an engine can read them at once.
-    fn touches(&self, ids: &mut Vec<u64>);
+    /// What this will ask for.
+    fn wants(&self, wants: &mut Wants);
     /// Bytes it brings.
     fn weight(&self) -> usize;
     /// Needs room on the disk.
@@ -70,6 +75,7 @@ trait Work: Send {
 
 /// The rules over whatever engine.
 trait AnyCore {
+    fn now(&mut self, asked: Now) -> Now;
     fn do_enqueue(&mut self, now: Now, tasks: &[NewTask]) -> Answers<Enqueued>;
     fn do_claim(&mut self, now: Now, claim: &Claim) -> Result<Vec<Lease>, Fault>;
     fn do_settle(&mut self, now: Now, settles: &[Settle]) -> Answers<Settled>;
@@ -83,6 +89,9 @@ trait AnyCore {
 type Answers<T> = Result<Vec<Result<T, Refusal>>, Fault>;
 
 impl<R: Rows> AnyCore for Core<R> {
+    fn now(&mut self, asked: Now) -> Now {
+        self.rows.now(asked)
+    }
     fn do_enqueue(&mut self, now: Now, tasks: &[NewTask]) -> Answers<Enqueued> {
         self.enqueue(now, tasks)
     }
@@ -116,14 +125,15 @@ struct Call<A, T> {
     weight: usize,
     grows: bool,
     run: fn(&mut dyn AnyCore, Now, &A) -> Result<T, Fault>,
-    touches: fn(&A, &mut Vec<u64>),
+    wants: fn(&A, &mut Wants),
     value: Option<T>,
     reply: Reply<T>,
 }
 
 impl<A: Send, T: Send> Work for Call<A, T> {
     fn run(&mut self, core: &mut dyn AnyCore) -> Result<(), Fault> {
-        self.value = Some((self.run)(core, self.now, &self.args)?);
+        let now = core.now(self.now);
+        self.value = Some((self.run)(core, now, &self.args)?);
         Ok(())
     }
 
@@ -136,8 +146,8 @@ impl<A: Send, T: Send> Work for Call<A, T> {
         let _ = catch_unwind(AssertUnwindSafe(|| reply(answer)));
     }
 
-    fn touches(&self, ids: &mut Vec<u64>) {
-        (self.touches)(&self.args, ids);
+    fn wants(&self, wants: &mut Wants) {
+        (self.wants)(&self.args, wants);
     }
 
     fn weight(&self) -> usize {
@@ -158,7 +168,11 @@ impl Engine {
     ) -> Result<Engine, String> {
         let (inbox, calls) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let core = Core::new(rows, settings).map_err(|fault| error_of(fault).to_string())?;
+        let mut core =
+            Core::new(rows, settings, capabilities).map_err(|fault| error_of(fault).to_string())?;
+        let heard = inbox.clone();
+        // A store that is closed hears nothing any more.
+        core.rows.hear(Box::new(move |notices| drop(heard.send(Message::Heard(notices)))));
         let mut committer = Committer {
             core,
             calls,
@@ -207,7 +221,11 @@ impl Store for Engine {
             weight,
             grows: true,
             run: |core, now, args| core.do_enqueue(now, args),
-            touches: |_, _| {},
+            wants: |args, wants| {
+                wants.tasks += args.len();
+                let keys = args.iter().filter_map(key_of);
+                wants.keys.extend(keys.map(|(kind, key)| (kind.to_owned(), key.to_owned())));
+            },
             value: None,
             reply,
         });
@@ -220,7 +238,7 @@ impl Store for Engine {
             weight: 0,
             grows: false,
             run: |core, now, args| core.do_claim(now, args),
-            touches: |_, _| {},
+            wants: |_, _| {},
             value: None,
             reply,
         });
@@ -233,7 +251,7 @@ impl Store for Engine {
             args,
             grows: false,
             run: |core, now, args| core.do_settle(now, args),
-            touches: |args, ids| ids.extend(args.iter().map(|settle| settle.token.task.0)),
+            wants: |args, wants| wants.ids.extend(args.iter().map(|settle| settle.token.task.0)),
             value: None,
             reply,
         });
@@ -246,7 +264,7 @@ impl Store for Engine {
             args,
             grows: false,
             run: |core, now, args| core.do_extend(now, args),
-            touches: |args, ids| ids.extend(args.iter().map(|extend| extend.token.task.0)),
+            wants: |args, wants| wants.ids.extend(args.iter().map(|extend| extend.token.task.0)),
             value: None,
             reply,
         });
@@ -259,7 +277,7 @@ impl Store for Engine {
             args,
             grows: false,
             run: |core, now, args| core.do_release(now, args),
-            touches: |args, ids| ids.extend(args.iter().map(|release| release.token.task.0)),
+            wants: |args, wants| wants.ids.extend(args.iter().map(|release| release.token.task.0)),
             value: None,
             reply,
         });
@@ -272,33 +290,39 @@ impl Store for Engine {
             weight: 0,
             grows: false,
             run: |core, now, ()| core.do_due(now),
-            touches: |(), _| {},
+            wants: |(), _| {},
             value: None,
             reply,
         });
     }
 
     fn command(&self, now: Now, args: Command, reply: Reply<Result<u64, Refusal>>) {
+        if let Some(missing) = self.capabilities.lacks_for(&args) {
+            return reply(Err(Error::Unsupported(missing)));
+        }
         self.call(Call {
             now,
             args,
             weight: 0,
             grows: false,
             run: |core, now, args| core.do_command(now, args),
-            touches: |_, _| {},
+            wants: |_, _| {},
             value: None,
             reply,
         });
     }
 
     fn query(&self, now: Now, args: Query, reply: Reply<Answer>) {
+        if let Some(missing) = self.capabilities.lacks_to_answer(&args) {
+            return reply(Err(Error::Unsupported(missing)));
+        }
         self.call(Call {
             now,
             args,
             weight: 0,
             grows: false,
             run: |core, now, args| core.do_query(now, args),
-            touches: |_, _| {},
+            wants: |_, _| {},
             value: None,
             reply,
         });
@@ -377,7 +401,7 @@ impl<R: Rows> Committer<R> {
                 false
             }
             // What matters comes up with the next call.
-            Err(Fault::Full(_) | Fault::Lost(_) | Fault::Failed(_)) => true,
+            Err(Fault::Full(_) | Fault::Lost(_) | Fault::Failed(_) | Fault::Again(_)) => true,
         }
     }
 
@@ -395,6 +419,7 @@ impl<R: Rows> Committer<R> {
                     batch.push(call);
                 }
                 Some(Message::Listen(listener)) => self.listeners.push(listener),
+                Some(Message::Heard(notices)) => self.tell(&notices),
                 Some(Message::Close) => return false,
                 None => {}
             }
@@ -428,26 +453,40 @@ impl<R: Rows> Committer<R> {
         }
         let start = Instant::now();
         let calls = batch.len();
-        match self.run(&mut batch) {
+        match self.run_patiently(&mut batch) {
             Ok(level) => {
                 self.last = (calls, start.elapsed());
                 self.answer(batch, &Ok(level));
-                self.tell();
+                let notices = std::mem::take(&mut self.core.notices);
+                if !notices.is_empty() {
+                    self.core.rows.told(&notices);
+                    self.tell(&notices);
+                }
             }
             Err(fault) => self.fail(batch, fault),
         }
+    }
+
+    /// Runs all of them, and again while other transactions are in the way.
+    fn run_patiently(&mut self, batch: &mut [Box<dyn Work>]) -> Result<Level, Fault> {
+        for _ in 1..TRIES {
+            match self.run(batch) {
+                Err(Fault::Again(_)) => {}
+                outcome => return outcome,
+            }
+        }
+        self.run(batch)
     }
 
     /// Runs and commits all of them, or none.
     fn run(&mut self, batch: &mut [Box<dyn Work>]) -> Result<Level, Fault> {
         self.core.notices.clear();
         let mut run = || {
-            self.core.rows.begin()?;
-            let mut ids = Vec::new();
+            let mut wants = Wants::default();
             for call in batch.iter() {
-                call.touches(&mut ids);
+                call.wants(&mut wants);
             }
-            self.core.rows.prefetch(&ids)?;
+            self.core.rows.begin(&wants)?;
             for call in batch.iter_mut() {
                 call.run(&mut self.core)?;
             }
@@ -475,7 +514,7 @@ impl<R: Rows> Committer<R> {
                 self.full = Some(reason);
                 self.commit_apart(batch);
             }
-            Fault::Failed(_) if batch.len() > 1 => self.commit_apart(batch),
+            Fault::Failed(_) | Fault::Again(_) if batch.len() > 1 => self.commit_apart(batch),
             fault @ Fault::Broken(_) => {
                 let error = error_of(fault);
                 self.answer(batch, &Err(error.clone()));
@@ -487,7 +526,7 @@ impl<R: Rows> Committer<R> {
                 // The next batch tries again if this comes to nothing.
                 let _ = self.core.rows.reconnect();
             }
-            fault @ Fault::Failed(_) => {
+            fault @ (Fault::Failed(_) | Fault::Again(_)) => {
                 self.answer(batch, &Err(error_of(fault)));
             }
         }
@@ -506,13 +545,9 @@ impl<R: Rows> Committer<R> {
         }
     }
 
-    fn tell(&mut self) {
-        let notices = std::mem::take(&mut self.core.notices);
-        if notices.is_empty() {
-            return;
-        }
+    fn tell(&self, notices: &[Notice]) {
         for listener in &self.listeners {
-            let _ = catch_unwind(AssertUnwindSafe(|| listener(&notices)));
+            let _ = catch_unwind(AssertUnwindSafe(|| listener(notices)));
         }
     }
 
@@ -524,9 +559,8 @@ impl<R: Rows> Committer<R> {
             | Error::Unavailable(_)
             | Error::Unsupported(_)) => other.to_string(),
         };
-        self.core.notices = vec![Notice::Stopped { reason: reason.clone() }];
+        self.tell(&[Notice::Stopped { reason: reason.clone() }]);
         self.stopped = Some(reason);
-        self.tell();
     }
 }
 
@@ -534,7 +568,9 @@ fn error_of(fault: Fault) -> Error {
     match fault {
         Fault::Full(reason) => Error::NoSpace(reason),
         Fault::Broken(reason) => Error::Stopped(reason),
-        Fault::Lost(reason) | Fault::Failed(reason) => Error::Unavailable(reason),
+        Fault::Lost(reason) | Fault::Failed(reason) | Fault::Again(reason) => {
+            Error::Unavailable(reason)
+        }
     }
 }
 

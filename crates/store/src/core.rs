@@ -17,14 +17,14 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::api::{
-    Answer, Claim, Command, Due, Enqueued, Extend, Extended, Filter, Lease, Met, Notice, Outcome,
-    Query, Refusal, Release, ScheduleView, Settle, Settled, Why,
+    Answer, Capabilities, Claim, Command, Due, Enqueued, Extend, Extended, Filter, Lease, Met,
+    Notice, Outcome, Query, Refusal, Release, ScheduleView, Settle, Settled, Why,
 };
 use crate::cron::Schedule;
 use crate::flows::Flows;
 use crate::limits;
 use crate::row::Row;
-use crate::rows::{Fault, Rows};
+use crate::rows::{Fault, Rows, Wants};
 use crate::task::{
     DeathReason, NewTask, Now, POSTBACK_SERVICE, POSTBACK_STOMP, Postback, State, TaskId, Token,
     Unique, When,
@@ -57,6 +57,7 @@ pub(crate) struct Core<R> {
     pub(crate) notices: Vec<Notice>,
     flows: Flows,
     settings: Settings,
+    capabilities: Capabilities,
     /// Wall minus line when tasks that stand for wall times were last set.
     skew: Option<i64>,
 }
@@ -64,12 +65,16 @@ pub(crate) struct Core<R> {
 impl<R: Rows> Core<R> {
     /// # Errors
     /// If the turns taken cannot be read.
-    pub(crate) fn new(mut rows: R, settings: Settings) -> Result<Core<R>, Fault> {
-        rows.begin()?;
+    pub(crate) fn new(
+        mut rows: R,
+        settings: Settings,
+        capabilities: Capabilities,
+    ) -> Result<Core<R>, Fault> {
+        rows.begin(&Wants::default())?;
         let turns = rows.turns()?;
         rows.rollback();
         let flows = Flows::resume(turns);
-        Ok(Core { rows, notices: Vec::new(), flows, settings, skew: None })
+        Ok(Core { rows, notices: Vec::new(), flows, settings, capabilities, skew: None })
     }
 
     pub(crate) fn enqueue(
@@ -77,7 +82,8 @@ impl<R: Rows> Core<R> {
         now: Now,
         tasks: &[NewTask],
     ) -> Result<Vec<Result<Enqueued, Refusal>>, Fault> {
-        let checked: Vec<Result<(), Refusal>> = tasks.iter().map(limits::check).collect();
+        let checked: Vec<Result<(), Refusal>> =
+            tasks.iter().map(|task| limits::check_for(task, &self.capabilities)).collect();
         let good = || tasks.iter().zip(&checked).filter(|(_, check)| check.is_ok());
         let mut ids = self.rows.task_ids(good().count())?.into_iter();
         let keys: Vec<(&str, &str)> = good().filter_map(|(task, _)| key_of(task)).collect();
@@ -146,10 +152,7 @@ impl<R: Rows> Core<R> {
             if wanted == 0 {
                 break;
             }
-            let mut found = Vec::with_capacity(kinds.len());
-            for kind in &kinds {
-                found.push(self.rows.ready(kind, wanted)?);
-            }
+            let found = self.rows.ready(&kinds, wanted)?;
             let more = found.iter().any(|rows| rows.len() == wanted);
             let rows = merge(found, wanted);
             let grants = rows.len();
@@ -169,16 +172,14 @@ impl<R: Rows> Core<R> {
         rows: Vec<Row>,
         leases: &mut Vec<Lease>,
     ) -> Result<(), Fault> {
-        let mut keys: Vec<&str> = rows.iter().filter_map(|row| row.conc_key.as_deref()).collect();
-        keys.sort_unstable();
-        keys.dedup();
+        let keys = keys_of(&rows);
         self.rows.lock_keys(&keys)?;
         let mut held: HashMap<String, u32> = HashMap::new();
         for key in keys {
             held.insert(key.to_owned(), self.rows.holders(key)?.len() as u32);
         }
-        let mut fences = self.rows.fences(rows.len())?.into_iter();
-        for mut row in rows {
+        let fences = self.rows.fences(&rows)?;
+        for (mut row, fence) in rows.into_iter().zip(fences) {
             let before = row.clone();
             if row.outside {
                 self.rows.fetch_payload(&mut row)?;
@@ -202,8 +203,8 @@ impl<R: Rows> Core<R> {
             }
             row.state = State::Leased;
             row.attempt += 1;
-            row.fence = fences.next().ok_or_else(|| Fault::Failed("too few fences".into()))?;
-            row.worker = Some(limits::cut(&claim.worker, limits::NAME).to_owned());
+            row.fence = fence;
+            row.worker = Some(limits::text(&claim.worker, limits::NAME));
             let span = claim.lease_ms.unwrap_or(row.spec.policy.lease_ms);
             let until = now.line + span.clamp(1, limits::SPAN_MS);
             row.lease_until = Some(until);
@@ -265,7 +266,8 @@ impl<R: Rows> Core<R> {
             return Ok((self.quarantine(now, &before, row)?, Err(Refusal::Damaged)));
         }
         if let Outcome::Complete(result) = &settle.outcome
-            && let Err(refusal) = limits::at_most("result", result.len(), limits::PAYLOAD, "bytes")
+            && let Err(refusal) =
+                limits::at_most("result", result.len(), self.capabilities.payload, "bytes")
         {
             return Ok((row, Err(refusal)));
         }
@@ -284,7 +286,7 @@ impl<R: Rows> Core<R> {
                 let id = TaskId(row.id);
                 let backoff = || row.spec.policy.backoff.wait_ms(id, row.attempt);
                 let wait = retry_after_ms.unwrap_or_else(backoff).min(limits::SPAN_MS);
-                row.last_error = Some(limits::cut(error, limits::ERROR).to_owned());
+                row.last_error = Some(limits::text(error, limits::ERROR));
                 self.put_back(now, &before, row, wait)?
             }
         };
@@ -351,7 +353,7 @@ impl<R: Rows> Core<R> {
     ) -> Result<Row, Fault> {
         row.state = State::Dead;
         row.reason = Some(reason);
-        row.last_error = Some(limits::cut(error, limits::ERROR).to_owned());
+        row.last_error = Some(limits::text(error, limits::ERROR));
         let keep = self.settings.dead_keep_ms.max(row.spec.unique_keep_ms);
         self.end(now, &mut row, keep);
         self.tell_ended(&row);
@@ -492,11 +494,13 @@ impl<R: Rows> Core<R> {
         // One order of locks for all who share the store.
         ids.sort_unstable();
         let rows = self.rows.load(&ids)?;
-        let mut keys: Vec<&str> = rows.iter().filter_map(|row| row.conc_key.as_deref()).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        self.rows.lock_keys(&keys)?;
+        self.lock_keys(&rows)?;
         Ok(rows.into_iter().map(|row| (row.id, row)).collect())
+    }
+
+    /// Before anything is decided that depends on who holds the concurrency keys of these.
+    fn lock_keys(&mut self, rows: &[Row]) -> Result<(), Fault> {
+        self.rows.lock_keys(&keys_of(rows))
     }
 
     pub(crate) fn due(&mut self, now: Now) -> Result<Due, Fault> {
@@ -505,6 +509,7 @@ impl<R: Rows> Core<R> {
         let mut rows = self.rows.due(now.line, BITE)?;
         let full = rows.len() == BITE;
         sort_holders_last(&mut rows);
+        self.lock_keys(&rows)?;
         for row in rows {
             self.come_due(now, row, &mut due)?;
         }
@@ -592,7 +597,7 @@ impl<R: Rows> Core<R> {
                 for answer in self.enqueue(now, &tasks)? {
                     due.scheduled += u64::from(answer.is_ok_and(|made| made.met == Met::Nothing));
                 }
-                self.rows.put_schedule(&schedule, firing.next_at)?;
+                self.rows.advance_schedule(&schedule, firing.next_at)?;
                 let Some(later) = firing.next_at else { continue };
                 next = later;
             }
@@ -665,7 +670,9 @@ impl<R: Rows> Core<R> {
             found.extend(rows);
             filter.after = next.map(TaskId);
             if next.is_none() || found.len() >= filter.limit {
-                return Ok(found);
+                let held = self.rows.hold(found, &filter)?;
+                self.lock_keys(&held)?;
+                return Ok(held);
             }
         }
     }
@@ -724,7 +731,7 @@ impl<R: Rows> Core<R> {
     pub(crate) fn query(&mut self, _now: Now, query: &Query) -> Result<Answer, Fault> {
         Ok(match query {
             Query::Task(id) => {
-                let mut found = self.rows.load(&[id.0])?.pop();
+                let mut found = self.rows.look(id.0)?;
                 if let Some(row) = &mut found
                     && row.outside
                 {
@@ -748,7 +755,7 @@ impl<R: Rows> Core<R> {
     }
 
     fn why(&mut self, id: TaskId) -> Result<Why, Fault> {
-        let Some(row) = self.rows.load(&[id.0])?.pop() else { return Ok(Why::Unknown) };
+        let Some(row) = self.rows.look(id.0)? else { return Ok(Why::Unknown) };
         Ok(match row.state {
             State::Ready if self.rows.is_paused(&row.kind)? => Why::Paused,
             State::Ready => Why::Ready { ahead: self.rows.ahead(&row, limits::PAGE)? },
@@ -777,7 +784,15 @@ impl<R: Rows> Core<R> {
 const DEADLINE: &str = "its deadline passed";
 const DAMAGED: &str = "what is stored of it is not what was written";
 
-fn key_of(task: &NewTask) -> Option<(&str, &str)> {
+/// The concurrency keys of these rows, in the one order in which all lock them.
+fn keys_of(rows: &[Row]) -> Vec<&str> {
+    let mut keys: Vec<&str> = rows.iter().filter_map(|row| row.conc_key.as_deref()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+pub(crate) fn key_of(task: &NewTask) -> Option<(&str, &str)> {
     task.unique.as_ref().map(|unique| (task.task_type.as_str(), unique.key.as_str()))
 }
 

@@ -1,8 +1,8 @@
-//! Durable tasks: work that must not be lost, in SQLite or wherever you bring it.
+//! Durable tasks: work that must not be lost, in SQLite, PostgreSQL or wherever you bring it.
 //!
 //! ```text
 //!   Store (trait) ── Engine ──inbox──▶ committer (one thread) ──▶ core (the rules) ──▶ rows
-//!                       ▲                  one commit per batch                    memory, sqlite
+//!                       ▲                  one commit per batch         memory, sqlite, postgres
 //!                       └────replies and notices, after the commit────────┘
 //! ```
 //! * [`Store`] is what callers see: batches in, answers through a [`Reply`] once they are durable.
@@ -36,6 +36,11 @@ pub mod contract;
 pub mod cron;
 pub mod limits;
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+pub mod promises;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
@@ -45,6 +50,8 @@ mod core;
 mod flows;
 mod row;
 mod rows;
+#[cfg(any(feature = "nats", feature = "postgres"))]
+mod said;
 mod task;
 mod text;
 

@@ -1,6 +1,6 @@
 //! Bounds of what may be stored, and their reasons.
 
-use crate::api::Refusal;
+use crate::api::{Capabilities, Refusal};
 use crate::task::{NewTask, Policy, Postback};
 
 /// Bytes of a name: type, key, worker, content type. Names stand in indexes.
@@ -25,6 +25,25 @@ pub const PAGE: usize = 1_000;
 pub const ATTEMPTS: u32 = 10_000;
 /// Leases, waits and retention, in ms: 10 years. Sums of them stay far from overflow.
 pub const SPAN_MS: u64 = 10 * 366 * 86_400_000;
+
+/// Checks a task, and that the engine has what it asks for: what it has not is never left out.
+pub(crate) fn check_for(task: &NewTask, engine: &Capabilities) -> Result<(), Refusal> {
+    check(task)?;
+    at_most("payload", task.payload.len(), engine.payload, "bytes on this engine")?;
+    let steps = task.then.iter().map(|step| &step.policy);
+    for policy in std::iter::once(&task.policy).chain(steps) {
+        let lacks = [
+            ("priority", policy.priority != 0 && !engine.priorities),
+            ("fair_key", policy.fair_key.is_some() && !engine.fair_keys),
+            ("concurrency", policy.concurrency.is_some() && !engine.concurrency_keys),
+        ];
+        if let Some((field, _)) = lacks.into_iter().find(|(_, lacks)| *lacks) {
+            let problem = format!("the store's engine, {}, has none; leave it out", engine.engine);
+            return Err(invalid(field, &problem));
+        }
+    }
+    Ok(())
+}
 
 /// Checks a task before anything is reserved for it.
 pub(crate) fn check(task: &NewTask) -> Result<(), Refusal> {
@@ -118,6 +137,12 @@ pub(crate) fn at_most(
 
 pub(crate) fn invalid(field: &'static str, problem: &str) -> Refusal {
     Refusal::Invalid { field, problem: problem.to_owned() }
+}
+
+/// What is kept of a text that somebody said: its beginning. A NUL has no place in PostgreSQL's
+/// text, and none in what a person reads.
+pub(crate) fn text(text: &str, limit: usize) -> String {
+    cut(text, limit).replace('\0', " ")
 }
 
 /// The first bytes of a text that are whole characters.

@@ -10,8 +10,10 @@ use crate::api::{Capabilities, Filter, Level, QueueView};
 use crate::committer::Engine;
 use crate::core::Settings;
 use crate::cron::Schedule;
+use crate::limits;
+use crate::promises::{Keeper, Promises};
 use crate::row::Row;
-use crate::rows::{Fault, Rows, Turns};
+use crate::rows::{Fault, Rows, Turns, Wants};
 use crate::task::State;
 
 /// Opens an empty store.
@@ -31,10 +33,20 @@ pub fn open(settings: Settings) -> std::io::Result<(Engine, Faults)> {
         concurrency_keys: true,
         queries: true,
         schedules: true,
+        pauses: true,
+        keeps_place: true,
+        payload: limits::PAYLOAD,
+        promises: PROMISES,
     };
     let engine = Engine::start(memory, capabilities, settings).map_err(std::io::Error::other)?;
     Ok((engine, faults))
 }
+
+/// It forgets; what it knows, it treats as the others do.
+const PROMISES: Promises = {
+    use Keeper::{Nobody, Ours};
+    Promises([Nobody, Nobody, Ours, Ours, Ours, Ours, Nobody, Nobody, Ours, Nobody])
+};
 
 /// Makes the store fail.
 #[derive(Clone, Debug, Default)]
@@ -156,7 +168,7 @@ impl Memory {
 }
 
 impl Rows for Memory {
-    fn begin(&mut self) -> Result<(), Fault> {
+    fn begin(&mut self, _wants: &Wants) -> Result<(), Fault> {
         assert!(self.undo.is_empty(), "a transaction within another");
         self.paused_before = self.paused.clone();
         self.schedules_before = self.schedules.clone();
@@ -183,9 +195,9 @@ impl Rows for Memory {
         Ok((first..=self.last_task).collect())
     }
 
-    fn fences(&mut self, count: usize) -> Result<Vec<u64>, Fault> {
+    fn fences(&mut self, rows: &[Row]) -> Result<Vec<u64>, Fault> {
         let first = self.last_fence + 1;
-        self.last_fence += count as u64;
+        self.last_fence += rows.len() as u64;
         Ok((first..=self.last_fence).collect())
     }
 
@@ -225,10 +237,13 @@ impl Rows for Memory {
         Ok(self.get(keys.iter().filter_map(find)))
     }
 
-    fn ready(&mut self, kind: &str, limit: usize) -> Result<Vec<Row>, Fault> {
-        let from = (kind.to_owned(), i32::MIN, 0, 0);
-        let found = self.ready.range(from..).take_while(|entry| entry.0 == kind).take(limit);
-        Ok(self.get(found.map(|entry| entry.3)))
+    fn ready(&mut self, kinds: &[&str], limit: usize) -> Result<Vec<Vec<Row>>, Fault> {
+        let line = |kind: &&str| {
+            let from = ((*kind).to_owned(), i32::MIN, 0, 0);
+            let found = self.ready.range(from..).take_while(|entry| entry.0 == *kind).take(limit);
+            self.get(found.map(|entry| entry.3))
+        };
+        Ok(kinds.iter().map(line).collect())
     }
 
     fn blocked(&mut self, key: &str, limit: usize) -> Result<Vec<Row>, Fault> {

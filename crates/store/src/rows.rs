@@ -1,13 +1,32 @@
 //! What the rules need of an engine: rows, a few ways to find them, and transactions.
 
-use crate::api::{Filter, Level, QueueView};
+use crate::api::{Filter, Level, Notice, QueueView};
 use crate::cron::Schedule;
 use crate::row::Row;
+use crate::task::Now;
+
+/// What the calls of a transaction will ask for, so that a distant engine fetches it at once.
+#[derive(Debug, Default)]
+pub(crate) struct Wants {
+    /// Tasks that will be loaded, perhaps one by one.
+    pub(crate) ids: Vec<u64>,
+    /// Types and unique keys that will be looked up.
+    pub(crate) keys: Vec<(String, String)>,
+    /// Numbers for so many tasks.
+    pub(crate) tasks: usize,
+}
+
+/// Tells listeners what happened elsewhere; may be called from any thread.
+pub(crate) type Tell = Box<dyn Fn(Vec<Notice>) + Send>;
 
 /// Rows of one engine. Everything between [`begin`](Rows::begin) and [`commit`](Rows::commit)
 /// happens or does not happen as a whole; rows that were read stay the caller's until then.
 pub(crate) trait Rows: Send {
-    fn begin(&mut self) -> Result<(), Fault>;
+    fn begin(&mut self, wants: &Wants) -> Result<(), Fault>;
+    /// The instants of the transaction: the caller's, unless the engine has a clock of its own.
+    fn now(&mut self, asked: Now) -> Now {
+        asked
+    }
     /// Makes everything since `begin` as durable as the engine promises.
     fn commit(&mut self) -> Result<(), Fault>;
     /// Forgets everything since `begin`.
@@ -15,8 +34,9 @@ pub(crate) trait Rows: Send {
 
     /// `count` numbers above all that were ever given for tasks.
     fn task_ids(&mut self, count: usize) -> Result<Vec<u64>, Fault>;
-    /// `count` numbers above all that were ever given for leases.
-    fn fences(&mut self, count: usize) -> Result<Vec<u64>, Fault>;
+    /// For each of these rows, which [`ready`](Rows::ready) gave, a number above all that were
+    /// given for leases before.
+    fn fences(&mut self, rows: &[Row]) -> Result<Vec<u64>, Fault>;
 
     fn insert(&mut self, row: Row) -> Result<(), Fault>;
     /// `before` is what was read; a payload kept beside the row goes when its length is 0.
@@ -29,16 +49,21 @@ pub(crate) trait Rows: Send {
     /// Reads a payload kept beside its row into the row.
     fn fetch_payload(&mut self, row: &mut Row) -> Result<(), Fault>;
 
-    /// These will be loaded, perhaps one by one.
-    fn prefetch(&mut self, _ids: &[u64]) -> Result<(), Fault> {
-        Ok(())
-    }
     /// Those that exist, in any order.
     fn load(&mut self, ids: &[u64]) -> Result<Vec<Row>, Fault>;
+    /// The same for who only looks: nobody else is kept from changing it.
+    fn look(&mut self, id: u64) -> Result<Option<Row>, Fault> {
+        Ok(self.load(&[id])?.pop())
+    }
+    /// Rows that [`scan`](Rows::scan) found, as they are if they are to be changed.
+    fn hold(&mut self, rows: Vec<Row>, _filter: &Filter) -> Result<Vec<Row>, Fault> {
+        Ok(rows)
+    }
     /// By (type, unique key); those that exist, in any order.
     fn by_unique(&mut self, keys: &[(&str, &str)]) -> Result<Vec<Row>, Fault>;
-    /// Ready tasks of a type, in the order of claims.
-    fn ready(&mut self, kind: &str, limit: usize) -> Result<Vec<Row>, Fault>;
+    /// Ready tasks of each of these types, in the order of claims; those that others are about to
+    /// change may be left out.
+    fn ready(&mut self, kinds: &[&str], limit: usize) -> Result<Vec<Vec<Row>>, Fault>;
     /// Blocked tasks of a concurrency key, in the order of claims.
     fn blocked(&mut self, key: &str, limit: usize) -> Result<Vec<Row>, Fault>;
     /// Keeps others out of these concurrency keys until the commit.
@@ -47,7 +72,8 @@ pub(crate) trait Rows: Send {
     }
     /// Leased tasks of a concurrency key.
     fn holders(&mut self, key: &str) -> Result<Vec<u64>, Fault>;
-    /// Those whose [`Row::due`] has come, earliest first.
+    /// Those whose [`Row::due`] has come, earliest first; as in [`ready`](Rows::ready), what others
+    /// are about to change may be left out.
     fn due(&mut self, until: u64, limit: usize) -> Result<Vec<Row>, Fault>;
     /// The earliest [`Row::due`].
     fn next_due(&mut self) -> Result<Option<u64>, Fault>;
@@ -68,8 +94,16 @@ pub(crate) trait Rows: Send {
 
     fn schedules(&mut self) -> Result<Vec<(Schedule, Option<u64>)>, Fault>;
     fn put_schedule(&mut self, schedule: &Schedule, next_at: Option<u64>) -> Result<(), Fault>;
+    /// Sets when a schedule fires next, unless it was replaced meanwhile.
+    fn advance_schedule(&mut self, schedule: &Schedule, to: Option<u64>) -> Result<(), Fault> {
+        self.put_schedule(schedule, to)
+    }
     fn drop_schedule(&mut self, name: &str) -> Result<bool, Fault>;
 
+    /// Takes the way by which others are heard who share the engine.
+    fn hear(&mut self, _tell: Tell) {}
+    /// What was committed and told here.
+    fn told(&mut self, _notices: &[Notice]) {}
     /// There is nothing to do: a time for housekeeping. Whether it wants to be called again.
     fn idle(&mut self) -> Result<bool, Fault> {
         Ok(false)
@@ -111,4 +145,6 @@ pub(crate) enum Fault {
     Lost(String),
     /// Something else about this transaction; nothing happened.
     Failed(String),
+    /// Another transaction was in the way; nothing happened, and it may go well the next time.
+    Again(String),
 }

@@ -1,8 +1,14 @@
-//! CURVE: what sealing costs a request, beside what it costs libzmq's.
+//! CURVE: what sealing costs a request, beside what it costs libzmq's, and what a flood of HELLOs
+//! costs those who are in.
 
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use super::loads::{Run, run_once};
 use super::process::{Broker, Placement, Programs};
@@ -52,7 +58,93 @@ pub(super) fn run(programs: &Programs, report: &mut Report) -> Result<(), String
             "x",
         );
     }
+    flood(programs, &keys, report)
+}
+
+/// One call at a time on an open listener, in peace and while two threads throw HELLOs at another
+/// one. They take processors as well, so this is what a whole machine feels, not the broker alone.
+fn flood(programs: &Programs, keys: &Keys, report: &mut Report) -> Result<(), String> {
+    eprintln!("e1 during a flood of HELLOs, free");
+    let at = Placement::Free;
+    let [mut calm, mut flooded]: [Vec<Run>; 2] = Default::default();
+    let mut thrown = 0;
+    for _ in 0..RUNS {
+        let broker = Broker::maitred_at(programs, at, Path::new(&keys.flood_config), &[])?;
+        calm.push(run_once(programs, "e1", &broker, at, &[])?);
+        let flood = Flood::start(broker.addresses.get(1).ok_or("no second listener")?);
+        flooded.push(run_once(programs, "e1", &broker, at, &[])?);
+        thrown += flood.stop()?;
+    }
+    let of = |runs: &[Run], f: fn(&Run) -> f64| median(runs.iter().map(f));
+    report.note(format!(
+        "A flood of CURVE HELLOs ({} a run, from two threads): one call at a time beside it has a \
+         p50 of {:.0} us and a p99 of {:.0} us, without it {:.0} us and {:.0} us",
+        thrown / RUNS as u64,
+        of(&flooded, |run| run.p50_us),
+        of(&flooded, |run| run.p99_us),
+        of(&calm, |run| run.p50_us),
+        of(&calm, |run| run.p99_us),
+    ));
     Ok(())
+}
+
+/// Threads that connect, say HELLO with a key of their own making, and leave; again and again.
+struct Flood {
+    over: Arc<AtomicBool>,
+    thrown: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Flood {
+    fn start(address: &str) -> Flood {
+        let (over, thrown) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let threads = (0..2).map(|_| {
+            let (over, thrown, address) = (over.clone(), thrown.clone(), address.to_owned());
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let mut batch = Vec::new();
+                    for _ in 0..50 {
+                        let mut stream = TcpStream::connect(&address)?;
+                        stream.write_all(&hello())?;
+                        batch.push(stream);
+                    }
+                    thrown.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        });
+        let threads = threads.collect();
+        Flood { over, thrown, threads }
+    }
+
+    /// How many HELLOs there were.
+    fn stop(mut self) -> Result<u64, String> {
+        self.over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let ended = thread.join().map_err(|_| "a thread of the flood panicked")?;
+            ended.map_err(|error| format!("the flood: {error}"))?;
+        }
+        Ok(self.thrown.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A greeting and a HELLO whose box does not open: that is found out by computing it.
+fn hello() -> Vec<u8> {
+    let mut bytes = b"\xff\0\0\0\0\0\0\0\0\x7f\x03\x01CURVE".to_vec();
+    bytes.resize(64, 0);
+    bytes.extend_from_slice(b"\x04\xc8\x05HELLO\x01\x00");
+    bytes.resize(bytes.len() + 72, 0);
+    // Any 32 octets are a key.
+    bytes.extend_from_slice(&[0x5A; 32]);
+    bytes.extend_from_slice(b"\0\0\0\0\0\0\0\x01");
+    bytes.resize(bytes.len() + 80, 0xA5);
+    bytes
 }
 
 /// The scenarios, and the most we may cost of what the libzmq loop costs. A box costs both of us
@@ -66,6 +158,8 @@ struct Keys {
     secret: String,
     public: String,
     client: String,
+    /// Of a broker with an open listener and one for CURVE.
+    flood_config: String,
 }
 
 impl Keys {
@@ -95,8 +189,14 @@ impl Keys {
             read("client.pub")?
         );
         fs::write(&config, text).map_err(|error| error.to_string())?;
+        let flood_config = directory.join("flood.toml");
+        let listen = "[[mdp.listen]]\nendpoint = \"tcp://127.0.0.1:0\"\n";
+        let text =
+            format!("[security]\nserver_key = \"server\"\n{listen}{listen}mechanism = \"curve\"\n");
+        fs::write(&flood_config, text).map_err(|error| error.to_string())?;
         Ok(Keys {
             config: config.display().to_string(),
+            flood_config: flood_config.display().to_string(),
             secret: read("server")?,
             public: read("server.pub")?,
             client: directory.join("client").display().to_string(),

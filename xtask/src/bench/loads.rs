@@ -11,7 +11,7 @@ use super::report::{Report, median};
 pub(super) struct Run {
     pub(super) rate: f64,
     pub(super) p50_us: f64,
-    p99_us: f64,
+    pub(super) p99_us: f64,
     pub(super) broker_us: f64,
     load_us: f64,
     rss_max: f64,
@@ -184,10 +184,21 @@ pub(super) fn run_once(
     placement: Placement,
     more: &[&str],
 ) -> Result<Run, String> {
+    let mdp = format!("tcp://{}", broker.address);
+    run_at(programs, name, broker, placement, &[&["--mdp", &mdp], more].concat())
+}
+
+/// As [`run_once`]; `more` says where.
+pub(super) fn run_at(
+    programs: &Programs,
+    name: &str,
+    broker: &Broker,
+    placement: Placement,
+    more: &[&str],
+) -> Result<Run, String> {
     let output = placement
         .command(&programs.maitred)
         .args(["bench", "--json", "--scenario", name])
-        .args(["--mdp", &format!("tcp://{}", broker.address)])
         .args(["--pid", &broker.pid().to_string()])
         .args(more)
         .stderr(Stdio::inherit())

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub(super) struct Programs {
     pub(super) maitred: PathBuf,
     pub(super) baseline: PathBuf,
+    /// The same for Paranoid Pirate.
+    pub(super) queue: PathBuf,
 }
 
 /// Where a process may run.
@@ -39,14 +41,27 @@ pub(super) struct Broker {
     child: Child,
     /// Held open: a broker may write to it at any time.
     _stdout: BufReader<ChildStdout>,
-    /// `host:port`.
+    /// `host:port` of the first listener.
     pub(super) address: String,
+    /// Of each listener but HTTP's, in the order they were said.
+    pub(super) addresses: Vec<String>,
 }
 
 impl Broker {
     pub(super) fn maitred(programs: &Programs, placement: Placement) -> Result<Broker, String> {
+        Broker::maitred_saying(programs, placement, &[])
+    }
+
+    /// With more flags.
+    pub(super) fn maitred_saying(
+        programs: &Programs,
+        placement: Placement,
+        flags: &[&str],
+    ) -> Result<Broker, String> {
         let mut command = placement.command(&programs.maitred);
-        command.args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off"]);
+        command
+            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off"])
+            .args(flags);
         command.env("MAITRED_LOG", "error").env_remove("MAITRED_CONFIG");
         Broker::start(command)
     }
@@ -82,6 +97,26 @@ impl Broker {
         Broker::start(command)
     }
 
+    /// The Paranoid Pirate queue on libzmq; its front end is the first address.
+    pub(super) fn queue(programs: &Programs, placement: Placement) -> Result<Broker, String> {
+        let mut command = placement.command(&programs.queue);
+        command.args(["tcp://127.0.0.1:*", "tcp://127.0.0.1:*"]);
+        Broker::start(command)
+    }
+
+    /// One that listens where `config` says, and nowhere else.
+    pub(super) fn maitred_at(
+        programs: &Programs,
+        placement: Placement,
+        config: &Path,
+        more: &[&str],
+    ) -> Result<Broker, String> {
+        let mut command = placement.command(&programs.maitred);
+        command.args(["serve", "--stomp", "off", "--http", "off", "-c"]).arg(config).args(more);
+        command.env("MAITRED_LOG", "error");
+        Broker::start(command)
+    }
+
     fn start(mut command: Command) -> Result<Broker, String> {
         let name = format!("{:?}", command.get_program());
         let cannot = |error: &dyn std::fmt::Display| format!("cannot start {name}: {error}");
@@ -89,17 +124,25 @@ impl Broker {
         let mut child = command.spawn().map_err(|error| cannot(&error))?;
         let stdout = child.stdout.take().ok_or_else(|| cannot(&"no output"))?;
         // From here on it is ended in every case.
-        let mut broker = Broker { child, _stdout: BufReader::new(stdout), address: String::new() };
+        let mut broker = Broker {
+            child,
+            _stdout: BufReader::new(stdout),
+            address: String::new(),
+            addresses: Vec::new(),
+        };
         let mut line = String::new();
-        while broker.address.is_empty() {
+        while line.trim_end() != "ready" {
             line.clear();
             if broker._stdout.read_line(&mut line).map_err(|error| cannot(&error))? == 0 {
-                return Err(cannot(&"it said no address"));
+                return Err(cannot(&"it ended before it was ready"));
             }
-            if let Some(address) = line.trim_end().strip_prefix("listening mdp tcp://") {
-                broker.address = address.to_owned();
+            let place = line.strip_prefix("listening ").and_then(|rest| rest.split_once(" tcp://"));
+            if let Some((_, address)) = place {
+                let address = address.split_whitespace().next().unwrap_or_default();
+                broker.addresses.push(address.to_owned());
             }
         }
+        broker.address = broker.addresses.first().cloned().ok_or_else(|| cannot(&"no address"))?;
         Ok(broker)
     }
 

@@ -86,21 +86,28 @@ impl Report {
         }
     }
 
+    /// What it was measured on, and how busy that was.
+    pub(super) fn machine(&self) -> &str {
+        &self.machine
+    }
+
+    /// The bars and what was measured.
+    pub(super) fn bars_table(&self) -> String {
+        table(BARS_HEADER, &self.bars)
+    }
+
     /// The page.
     pub(super) fn finish(self) -> String {
         let mut page = format!("{HEAD}\n{}\n", self.machine);
-        let mut table = |title: &str, text: &str, header: &str, rows: &[String]| {
+        let mut section = |title: &str, text: &str, header: &str, rows: &[String]| {
             if !rows.is_empty() {
-                let columns = header.matches('|').count() - 1;
-                let rule = "|---".repeat(columns);
-                let rows = rows.join("\n");
                 // Writing to a string cannot fail.
-                let _ = write!(page, "\n## {title}\n\n{text}{header}\n{rule}|\n{rows}\n");
+                let _ = write!(page, "\n## {title}\n\n{text}{}", table(header, rows));
             }
         };
-        table("Bars", "", "| | measured | bar | |", &self.bars);
-        table("Requests", LOADS_TEXT, LOADS_HEADER, &self.loads);
-        table("Free placement", FREE_TEXT, FREE_HEADER, &self.free);
+        section("Bars", "", BARS_HEADER, &self.bars);
+        section("Requests", LOADS_TEXT, LOADS_HEADER, &self.loads);
+        section("Free placement", FREE_TEXT, FREE_HEADER, &self.free);
         if !self.notes.is_empty() {
             let _ = write!(page, "\n## Beside the bars\n\n- {}\n", self.notes.join("\n- "));
         }
@@ -111,6 +118,12 @@ impl Report {
         let _ = write!(page, "\n## What fell short\n\n{short}\n");
         page
     }
+}
+
+/// A table of rows that are written already.
+pub(super) fn table(header: &str, rows: &[String]) -> String {
+    let rule = "|---".repeat(header.matches('|').count() - 1);
+    format!("{header}\n{rule}|\n{}\n", rows.join("\n"))
 }
 
 /// The middle of a few.
@@ -148,6 +161,8 @@ const HEAD: &str = "\
 Written by `cargo xtask bench`; run it on your machine. Ratios carry over between machines better
 than times do.
 ";
+
+const BARS_HEADER: &str = "| | measured | bar | |";
 
 const LOADS_TEXT: &str = "\
 Broker and load generator (`maitred bench`) run pinned to one CPU, alternating with the libzmq loop

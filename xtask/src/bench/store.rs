@@ -1,11 +1,13 @@
-//! The task store by itself, without a broker before it, beside what the disk alone can do.
+//! The task store by itself, without a broker before it, beside what the disk alone can do; and on
+//! PostgreSQL, beside a plain loop of SKIP LOCKED on the same server.
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::postgres::Server;
 use crate::{cargo, root, sh};
 
 /// How long each load runs, in seconds.
@@ -30,12 +32,24 @@ pub(super) fn run() -> Result<(), String> {
     let mut load = Command::new(target.join("release/examples/load"));
     load.arg("bench").arg(place.join("tasks.db")).arg(SECONDS);
     let ran = sh("the task store, on SQLite, every answer after its fsync", &mut load);
-    let removed = fs::remove_dir_all(&place).map_err(io);
     println!("bare fsync after {BLOCK} bytes    {:>9.0} /s", syncs?);
+    let ran = ran.and_then(|()| on_postgres(&place.join("postgres"), &target));
+    let removed = fs::remove_dir_all(&place).map_err(io);
     ran.and(removed)
 }
 
-fn bare_syncs(path: &std::path::Path) -> std::io::Result<f64> {
+fn on_postgres(place: &Path, target: &Path) -> Result<(), String> {
+    let server = Server::start(place)?;
+    let mut load = Command::new(target.join("release/examples/load"));
+    load.arg("bench").arg(server.url()).arg(SECONDS);
+    sh("the task store, on PostgreSQL, every answer after its fsync", &mut load)?;
+    let (inserted, worked) = server.plain_loop(SECONDS)?;
+    println!("plain loop: insert, one at a time per connection {inserted:>9.0} /s");
+    println!("plain loop: claim + delete                       {worked:>9.0} /s");
+    Ok(())
+}
+
+fn bare_syncs(path: &Path) -> std::io::Result<f64> {
     let mut file = File::create(path)?;
     let start = Instant::now();
     let mut count = 0_u32;

@@ -29,7 +29,8 @@ impl Book {
     }
 
     fn submit_request(&mut self, body: &str, retry: bool, streaming: bool) -> u64 {
-        let request = Request { service: "s".into(), body: body.into(), retry, streaming };
+        let request =
+            Request { service: "s".into(), body: body.into(), retry, streaming, urgent: false };
         self.calls.submit(request, self.now)
     }
 

@@ -3,4 +3,5 @@
 mod blocking;
 mod client;
 mod fake;
+mod meet;
 mod worker;

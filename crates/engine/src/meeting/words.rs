@@ -2,7 +2,9 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
+use bytes::Bytes;
 use matching::{QueueConfig, Side, Span, ValveConfig};
 
 use crate::blob::Blob;
@@ -55,7 +57,19 @@ pub enum MeetWord<'a> {
     Done(u64, bool),
     /// How long the regulated side waits for its counterparty.
     Update(Span),
+    /// Starts the place, or changes its rules while it is in use; whoever waits there keeps its
+    /// place. For administrators.
+    Declare(Box<PlaceRules>),
+    /// Stops the place: whoever waits there is dropped, and its locks mean nothing any more. For
+    /// administrators.
+    Remove,
+    /// The names behind the given one that the caller may use, in order, at most [`LISTED_MAX`].
+    List,
 }
+
+/// Names in one answer to [`MeetWord::List`]: a message has at most 1,024 frames unless configured
+/// otherwise, and the last name is where the next list begins.
+pub const LISTED_MAX: usize = 1_000;
 
 /// How somebody asks.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -110,6 +124,8 @@ pub enum Met<'a> {
     Done,
     /// The lock is lost: stop.
     Stop,
+    /// Answer to [`MeetWord::List`].
+    Names(Vec<Bytes>),
     /// There is no place of this name.
     NoPlace,
     /// This connection holds no such lock here.
@@ -130,6 +146,9 @@ impl Meet<'_> {
             MeetWord::Continue(lock) => MeetWord::Continue(lock),
             MeetWord::Done(lock, ok) => MeetWord::Done(lock, ok),
             MeetWord::Update(span) => MeetWord::Update(span),
+            MeetWord::Declare(rules) => MeetWord::Declare(rules),
+            MeetWord::Remove => MeetWord::Remove,
+            MeetWord::List => MeetWord::List,
         };
         Meet { place: self.place, name: self.name.into_static(), word }
     }
@@ -151,6 +170,7 @@ impl Met<'_> {
             Met::Len(a, b) => Met::Len(a, b),
             Met::Done => Met::Done,
             Met::Stop => Met::Stop,
+            Met::Names(names) => Met::Names(names),
             Met::NoPlace => Met::NoPlace,
             Met::NoLock => Met::NoLock,
         }
@@ -191,11 +211,82 @@ pub struct RegulatorRules {
     pub valve: ValveConfig,
 }
 
-/// Every place there is.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+/// The rules of a place of either kind.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PlaceRules {
+    /// Of two lines that meet.
+    Match(MatchRules),
+    /// Of a line before a valve.
+    Regulator(RegulatorRules),
+}
+
+impl PlaceRules {
+    /// What they are rules of.
+    #[must_use]
+    pub const fn place(&self) -> Place {
+        match self {
+            PlaceRules::Match(_) => Place::Match,
+            PlaceRules::Regulator(_) => Place::Regulator,
+        }
+    }
+}
+
+/// What became of a place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PlaceChange {
+    /// It is there from here on.
+    Started,
+    /// Its rules are others from here on.
+    Changed,
+    /// It is gone.
+    Stopped,
+}
+
+impl PlaceChange {
+    /// The word for it in the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PlaceChange::Started => "started",
+            PlaceChange::Changed => "changed",
+            PlaceChange::Stopped => "stopped",
+        }
+    }
+}
+
+/// The places that are configured.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MeetingRules {
+    /// Most places, so that nobody declares more while the house is open. Each costs about a
+    /// kilobyte while nobody is there.
+    pub places_max: usize,
     /// Match lines by name.
     pub matches: BTreeMap<Box<[u8]>, MatchRules>,
     /// Regulators by name.
     pub regulators: BTreeMap<Box<[u8]>, RegulatorRules>,
+}
+
+impl Default for MeetingRules {
+    fn default() -> MeetingRules {
+        let (matches, regulators) = (BTreeMap::new(), BTreeMap::new());
+        MeetingRules { places_max: 10_000, matches, regulators }
+    }
+}
+
+impl MeetingRules {
+    /// All of them.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (&[u8], PlaceRules)> {
+        let matches = self.matches.iter();
+        let regulators = self.regulators.iter();
+        let matches = matches.map(|(name, rules)| (&**name, PlaceRules::Match(*rules)));
+        matches.chain(regulators.map(|(name, rules)| (&**name, PlaceRules::Regulator(*rules))))
+    }
+
+    /// Whether a place is among them.
+    pub(crate) fn name(&self, place: Place, name: &[u8]) -> bool {
+        match place {
+            Place::Match => self.matches.contains_key(name),
+            Place::Regulator => self.regulators.contains_key(name),
+        }
+    }
 }

@@ -580,6 +580,7 @@ impl Out for Books {
             Effect::Resume { to } => assert!(self.paused.remove(&to), "resumed without a pause"),
             Effect::Met { .. } => panic!("nobody said a word at a place"),
             Effect::Alarm { .. } => panic!("no alarm was wished for"),
+            Effect::Place { .. } => panic!("nobody declared a place"),
             Effect::Drained => self.drained += 1,
         }
     }

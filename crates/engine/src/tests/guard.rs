@@ -36,6 +36,7 @@ impl Out for Seen {
             | Effect::Pause { .. }
             | Effect::Resume { .. }
             | Effect::Alarm { .. }
+            | Effect::Place { .. }
             | Effect::Drained => {}
         }
     }

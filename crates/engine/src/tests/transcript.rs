@@ -17,7 +17,8 @@
 //! | `regulate gate c1/m3 done m2` | or `failed`, `continue`: by the word that got the lock |
 //! | `regulate gate c1/m4 update T` | |
 //! | `match line c1/m5 cancel L`, `match line c1/m6 len` | also of `regulate` |
-//! | `show` | services, workers and counters as they are |
+//! | `match line c1/m7 declare key=n r:key=n …`, `remove`, `list` | also of `regulate` |
+//! | `show` | services, places, workers and counters as they are |
 //! | `due` | when the engine wants a tick |
 //!
 //! A place is configured as `match/line:give_up=100`, `match_r/line:…` or `regulator/gate:max=1`;
@@ -40,8 +41,8 @@ use matching::{Breaker, Codel, Order, PieConfig, PieSide, QueueConfig, Rule, Sid
 
 use crate::{
     AlarmRules, AtBound, Blob, Config, ConnId, Effect, Engine, Event, Fair, FairBy, Meet, MeetWord,
-    MeetingRules, Met, Out, Place, PrincipalId, RegulatorRules, Request, RequestId, ServiceConfig,
-    SideRules, Span, Time, ValveRules, WhenFull, Wish,
+    MeetingRules, Met, Out, Place, PlaceRules, PlaceView, PrincipalId, RegulatorRules, Request,
+    RequestId, ServiceConfig, SideRules, Span, Tally, Time, ValveRules, WhenFull, Wish,
 };
 
 #[test]
@@ -240,6 +241,9 @@ impl Story {
             ["done", name] => MeetWord::Done(lock(name), true),
             ["failed", name] => MeetWord::Done(lock(name), false),
             ["update", span] => MeetWord::Update(Span::from_millis(number(span))),
+            ["declare", ref keys @ ..] => MeetWord::Declare(Box::new(declared(place, keys))),
+            ["remove"] => MeetWord::Remove,
+            ["list"] => MeetWord::List,
             _ => panic!("not a word: {words:?}"),
         };
         self.step(Event::Meet {
@@ -281,6 +285,7 @@ impl Story {
                 millis(w.since),
             ));
         }
+        lines.extend(self.engine.places().map(|place| show_place(&place, self.now)));
         lines.sort();
         let s = self.engine.stats();
         lines.push(format!(
@@ -337,6 +342,9 @@ impl Out for Told {
                 let (word, oldest) = (if raised { "alarm" } else { "calm" }, oldest.as_millis());
                 format!("{word} {} {oldest}", text(service))
             }
+            Effect::Place { name, change, .. } => {
+                format!("place {} {}", text(name), change.as_str())
+            }
             Effect::Drained => "drained".into(),
         };
         self.lines.push(format!("{}{line}", self.prefix));
@@ -348,6 +356,23 @@ impl Told {
         let name = String::from_utf8_lossy(envelope);
         assert_eq!(tag, 1_000 + number(&name[1..]) as u64, "the tag of {name}");
     }
+}
+
+fn show_place(place: &PlaceView<'_>, now: Time) -> String {
+    let mut text = format!("place {}", String::from_utf8_lossy(place.name));
+    if place.live {
+        text.push_str(" live");
+    }
+    let Tally { came, met, retries, withdrawn, drops } = place.tally;
+    for (side, came) in place.sides.iter().zip(came) {
+        let oldest = side.oldest.map_or(0, |at| (now - at).as_millis());
+        text.push_str(&format!(" [came {came} waiting {} {}B {oldest}]", side.waiting, side.bytes));
+    }
+    text.push_str(&format!(" met {met} retries {retries} withdrawn {withdrawn} drops {drops:?}"));
+    if let Some(open) = place.open {
+        text.push_str(&format!(" running {} open {open}", place.running));
+    }
+    text
 }
 
 fn met(answer: &Met<'_>) -> String {
@@ -369,6 +394,9 @@ fn met(answer: &Met<'_>) -> String {
         Met::Len(a, b) => format!("len {a} {b}"),
         Met::Done => "done".into(),
         Met::Stop => "stop".into(),
+        Met::Names(names) => names
+            .iter()
+            .fold("names".into(), |text, name| format!("{text} {}", String::from_utf8_lossy(name))),
         Met::NoPlace => "no place".into(),
         Met::NoLock => "no lock".into(),
     }
@@ -397,6 +425,7 @@ fn config(words: &[&str]) -> Config {
         match key.rsplit_once(':') {
             None => match key {
                 "services_max" => config.services_max = value as usize,
+                "places_max" => config.meetings.places_max = value as usize,
                 "concurrency_max" => config.concurrency_max = value as u32,
                 "service_idle" => config.service_idle = Span::from_millis(value),
                 _ => set(&mut config.defaults, key, value),
@@ -440,6 +469,27 @@ fn set_place(rules: &mut MeetingRules, place: &str, name: &str, key: &str, value
         "bytes" => side.bytes = value as u64,
         "max" | "rate" => {}
         _ => panic!("no such key: {key}"),
+    }
+}
+
+/// Rules as `set_place` makes them of `key=n`, or `r:key=n` for who asks back.
+fn declared(place: Place, keys: &[&str]) -> PlaceRules {
+    let mut rules = MeetingRules::default();
+    for word in keys {
+        let (key, value) = word.split_once('=').expect("key=value");
+        let (side, key) = match (place, key.strip_prefix("r:")) {
+            (Place::Match, Some(key)) => ("match_r", key),
+            (Place::Match, None) => ("match", key),
+            (Place::Regulator, _) => ("regulator", key),
+        };
+        set_place(&mut rules, side, "it", key, number(value));
+    }
+    let MeetingRules { mut matches, mut regulators, .. } = rules;
+    match place {
+        Place::Match => PlaceRules::Match(matches.remove(&b"it"[..]).unwrap_or_default()),
+        Place::Regulator => {
+            PlaceRules::Regulator(regulators.remove(&b"it"[..]).expect("it has a valve"))
+        }
     }
 }
 

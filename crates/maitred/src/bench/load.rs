@@ -12,7 +12,9 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use zmtp::{Config, Connection, Event, Security, SocketType, Step, put_frame, put_header};
+use zmtp::{Config, Connection, Event, Security, SocketType, Step};
+
+use super::words::Words;
 
 /// One run.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -25,6 +27,17 @@ pub(super) struct Shape {
     pub(super) workers: u32,
     /// Requests a worker takes at a time.
     pub(super) concurrency: u32,
+}
+
+/// Where the broker is, and how to speak there.
+#[derive(Clone, Debug)]
+pub(super) struct Ends {
+    /// For clients.
+    pub(super) front: SocketAddr,
+    /// For workers.
+    pub(super) back: SocketAddr,
+    pub(super) words: Words,
+    pub(super) security: Security,
 }
 
 /// What came of it.
@@ -50,8 +63,7 @@ pub(super) struct Measured {
 /// # Errors
 /// If the broker cannot be reached, closes a connection, or never completes the handshakes.
 pub(super) fn run(
-    broker: SocketAddr,
-    security: &Security,
+    ends: &Ends,
     name: &str,
     shape: &Shape,
     broker_pid: Option<u32>,
@@ -59,7 +71,7 @@ pub(super) fn run(
 ) -> io::Result<Measured> {
     // A name of this run's own: nobody else's workers answer.
     let service = format!("{name}-{:x}", std::process::id());
-    let mut load = Load::connect(broker, security, service.into_bytes(), *shape)?;
+    let mut load = Load::connect(ends, service.into_bytes(), *shape)?;
     load.shake_hands()?;
     load.measure(name, broker_pid, progress)
 }
@@ -75,6 +87,7 @@ struct Load {
 /// What does not belong to one connection.
 struct Tally {
     shape: Shape,
+    words: Words,
     service: Vec<u8>,
     /// The body of the next request.
     body: Vec<u8>,
@@ -128,34 +141,31 @@ impl Secure {
 }
 
 impl Load {
-    fn connect(
-        broker: SocketAddr,
-        security: &Security,
-        service: Vec<u8>,
-        shape: Shape,
-    ) -> io::Result<Load> {
+    fn connect(ends: &Ends, service: Vec<u8>, shape: Shape) -> io::Result<Load> {
         let poll = Poll::new()?;
         let mut peers = Vec::new();
         for i in 0..shape.workers + shape.clients {
-            let stream = std::net::TcpStream::connect(broker)?;
+            let (is_worker, number) = (i < shape.workers, i.saturating_sub(shape.workers));
+            let address = if is_worker { ends.back } else { ends.front };
+            let stream = std::net::TcpStream::connect(address)?;
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
             let mut stream = TcpStream::from_std(stream);
             let interest = Interest::READABLE | Interest::WRITABLE;
             poll.registry().register(&mut stream, Token(i as usize), interest)?;
-            let (is_worker, number) = (i < shape.workers, i.saturating_sub(shape.workers));
             let mut peer = Peer::new(stream, is_worker, number);
-            if let Security::Null = security {
+            if let Security::Null = ends.security {
                 peer.out.extend_from_slice(&GREETING);
                 peer.out.extend_from_slice(READY);
             } else {
-                peer.secure = Some(Box::new(Secure::new(security, &mut peer.out)));
+                peer.secure = Some(Box::new(Secure::new(&ends.security, &mut peer.out)));
             }
             peer.flush()?;
             peers.push(peer);
         }
         let tally = Tally {
             shape,
+            words: ends.words,
             service,
             body: vec![0; shape.body as usize],
             start: Instant::now(),
@@ -242,7 +252,7 @@ impl Load {
 
     fn say_goodbye(&mut self) {
         for peer in self.peers.iter_mut().filter(|peer| peer.is_worker) {
-            peer.out.extend_from_slice(b"\x01\x00\x01\x06MDPW01\x00\x01\x05");
+            self.tally.words.leave(&mut peer.out);
             // The run is over; a broker that is gone needs no goodbye.
             let _ = peer.flush();
         }
@@ -400,12 +410,7 @@ impl Peer {
     }
 
     fn offer(&mut self, tally: &Tally) {
-        let each = tally.shape.concurrency;
-        self.out.extend_from_slice(b"\x01\x00\x01\x06MDPW01\x01\x01\x01");
-        put_frame(&mut self.out, each > 1, &tally.service);
-        if each > 1 {
-            put_frame(&mut self.out, false, format!("concurrency={each}").as_bytes());
-        }
+        tally.words.offer(&mut self.out, &tally.service, tally.shape.concurrency);
     }
 
     fn on_message(&mut self, tally: &mut Tally, frames: &[&[u8]]) {
@@ -413,19 +418,7 @@ impl Peer {
             tally.on_answer(self, frames);
             return;
         }
-        match frames {
-            // REQUEST: the reply takes over everything behind the command.
-            [b"", b"MDPW01", b"\x02", client, b"", body] => {
-                self.out.extend_from_slice(b"\x01\x00\x01\x06MDPW01\x01\x01\x03");
-                put_frame(&mut self.out, true, client);
-                self.out.extend_from_slice(b"\x01\x00");
-                put_frame(&mut self.out, false, body);
-            }
-            [b"", b"MDPW01", b"\x04"] => {
-                self.out.extend_from_slice(b"\x01\x00\x01\x06MDPW01\x00\x01\x04");
-            }
-            _ => tally.bad += 1,
-        }
+        tally.bad += u64::from(!tally.words.serve(&mut self.out, frames));
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -464,18 +457,15 @@ impl Tally {
         self.body[8..12].copy_from_slice(&self.sent.to_le_bytes());
         self.body[12..16].copy_from_slice(&client.number.to_le_bytes());
         self.sent += 1;
-        client.out.extend_from_slice(b"\x01\x00\x01\x06MDPC01");
-        put_frame(&mut client.out, true, &self.service);
-        put_header(&mut client.out, false, self.body.len());
-        client.out.extend_from_slice(&self.body);
+        self.words.ask(&mut client.out, &self.service, &self.body);
     }
 
     fn on_answer(&mut self, client: &mut Peer, frames: &[&[u8]]) {
-        let [b"", b"MDPC01", service, body] = frames else {
+        let Some(body) = self.words.answer(&self.service, frames) else {
             self.bad += 1;
             return;
         };
-        let whole = *service == self.service && body.len() == self.body.len();
+        let whole = body.len() == self.body.len();
         let (sent_at, rest) = body.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
         let (number, rest) = rest.split_first_chunk::<4>().unwrap_or((&[0xFF; 4], &[]));
         let own = rest.starts_with(&client.number.to_le_bytes());

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use engine::{
-    MatchRules, MeetingRules, Place, RegulatorRules, ServiceConfig, SideRules, ValveRules,
+    MatchRules, MeetingRules, Place, PlaceRules, RegulatorRules, ServiceConfig, SideRules,
+    ValveRules,
 };
 use matching::QueueConfig;
 use serde::Deserialize;
@@ -50,7 +51,31 @@ pub(super) struct Regulator {
     queue_bytes: Option<Size>,
 }
 
+impl Match {
+    fn rules(&self, name: &str) -> Result<MatchRules, Fault> {
+        let ask = side(&self.ask, &["match", name, "ask"])?;
+        let ask_r = side(&self.ask_r, &["match", name, "ask_r"])?;
+        Ok(MatchRules { ask, ask_r })
+    }
+}
+
 impl Regulator {
+    fn rules(&self, name: &str) -> Result<RegulatorRules, Fault> {
+        let line = side(&self.line(), &["regulator", name])?;
+        let fault = |message: &str| Fault::new(&["regulator", name, "valve"], message);
+        let valve =
+            self.valve.rules().ok_or_else(|| fault("must not be off: it is the regulator"))?;
+        let ValveRules { valve, refuse } = valve;
+        if refuse && !matches!(self.valve, ValveFile::Breaker { .. }) {
+            return Err(fault("knows no refuse: say try_acquire instead of acquire"));
+        }
+        valve.validate().map_err(|error| fault(&format!("makes no valve: {error}")))?;
+        if valve.max == 0 {
+            return Err(fault("with a max of 0 lets nobody through, ever"));
+        }
+        Ok(RegulatorRules { line, valve })
+    }
+
     fn line(&self) -> Line {
         Line {
             discipline: self.discipline,
@@ -75,28 +100,32 @@ pub(super) fn settings(
     let mut rules = MeetingRules::default();
     for (name, one) in matches {
         check_name(Place::Match, name, name_bytes)?;
-        let ask = side(&one.ask, &["match", name, "ask"])?;
-        let ask_r = side(&one.ask_r, &["match", name, "ask_r"])?;
-        rules.matches.insert(name.as_bytes().into(), MatchRules { ask, ask_r });
+        rules.matches.insert(name.as_bytes().into(), one.rules(name)?);
     }
     for (name, one) in regulators {
         check_name(Place::Regulator, name, name_bytes)?;
-        let table = ["regulator", name];
-        let line = side(&one.line(), &table)?;
-        let fault = |message: &str| Fault::new(&["regulator", name, "valve"], message);
-        let valve =
-            one.valve.rules().ok_or_else(|| fault("must not be off: it is the regulator"))?;
-        let ValveRules { valve, refuse } = valve;
-        if refuse && !matches!(one.valve, ValveFile::Breaker { .. }) {
-            return Err(fault("knows no refuse: say try_acquire instead of acquire"));
-        }
-        valve.validate().map_err(|error| fault(&format!("makes no valve: {error}")))?;
-        if valve.max == 0 {
-            return Err(fault("with a max of 0 lets nobody through, ever"));
-        }
-        rules.regulators.insert(name.as_bytes().into(), RegulatorRules { line, valve });
+        rules.regulators.insert(name.as_bytes().into(), one.rules(name)?);
     }
     Ok(rules)
+}
+
+/// Reads the rules of a place that is declared while the broker runs: JSON with the keys of its
+/// table in the file. Nothing is an empty table.
+pub(crate) fn read_place(place: Place, name: &[u8], text: &[u8]) -> Result<PlaceRules, String> {
+    let name = crate::view::show(name);
+    let text = if text.trim_ascii().is_empty() { b"{}" } else { text };
+    let no_rules = |error: serde_json::Error| format!("rules are JSON, and these: {error}");
+    let rules = match place {
+        Place::Match => {
+            let written: Match = serde_json::from_slice(text).map_err(no_rules)?;
+            written.rules(&name).map(PlaceRules::Match)
+        }
+        Place::Regulator => {
+            let written: Regulator = serde_json::from_slice(text).map_err(no_rules)?;
+            written.rules(&name).map(PlaceRules::Regulator)
+        }
+    };
+    rules.map_err(|fault| fault.message)
 }
 
 fn check_name(place: Place, name: &str, most: usize) -> Result<(), Fault> {

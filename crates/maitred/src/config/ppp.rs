@@ -7,7 +7,7 @@ use bytes::Bytes;
 use engine::{ServiceConfig, Span};
 use sessions::{Dialect, Pair, ShardConfig, Speaks, is_reserved};
 
-use super::{Endpoint, Fault, Lasting, Mechanism, Rules};
+use super::{Endpoint, Fault, Lasting, Mechanism, Rules, Scheme};
 
 /// One queue as it is written.
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -18,11 +18,27 @@ pub(super) struct Written {
     service: String,
     /// How peers of both ends are asked who they are.
     pub(super) mechanism: Option<Mechanism>,
+    /// Permissions of ends that are sockets in the file system.
+    mode: Option<u32>,
     /// The old examples' own, 1 s: between their beats and ours lies one interval of theirs.
     heartbeat: Option<Lasting>,
     liveness: Option<u32>,
     #[serde(default)]
     when_idle: WhenIdle,
+}
+
+impl Written {
+    /// Gives the mode to whichever end can have one; `false` if none can, or not such a one.
+    fn apply_mode(&mut self) -> bool {
+        let Some(given) = self.mode else { return true };
+        let mut taken = false;
+        for endpoint in [&mut self.frontend, &mut self.backend] {
+            if let Scheme::Ipc { mode } = &mut endpoint.scheme {
+                (*mode, taken) = (given, true);
+            }
+        }
+        taken && given <= 0o777
+    }
 }
 
 /// What becomes of requests while no worker is free.
@@ -46,7 +62,8 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn endpoints(&self) -> [&Endpoint; 2] {
+    /// Both endpoints.
+    pub(super) fn ends(&self) -> [&Endpoint; 2] {
         [&self.frontend, &self.backend]
     }
 
@@ -71,13 +88,16 @@ pub(super) fn settings(
     let mut taken: Vec<Endpoint> = taken.iter().map(|endpoint| (*endpoint).clone()).collect();
     let mut idle_by_service: BTreeMap<String, WhenIdle> = BTreeMap::new();
     let mut queues = Vec::new();
-    for (place, one) in written.into_iter().enumerate() {
+    for (place, mut one) in written.into_iter().enumerate() {
         let place = place.to_string();
         let fault = |key: &str, expected: &str| {
             let mut fault = Fault::new(&["paranoid_pirate", &place, key], "");
             fault.message = format!("paranoid_pirate.{key} {expected}");
             fault
         };
+        if !one.apply_mode() {
+            return Err(fault("mode", "is for ipc:// alone, and from 0o000 to 0o777"));
+        }
         for (key, endpoint) in [("frontend", &one.frontend), ("backend", &one.backend)] {
             // With port 0 each gets one of its own.
             if !endpoint.address.ends_with(":0") && taken.contains(endpoint) {
@@ -170,6 +190,11 @@ mod tests {
             (queue("service = \"x\"\nheartbeat = \"1ms\""), "m.toml:5: paranoid_pirate.heartbeat"),
             (queue("service = \"x\"\nliveness = 0"), "m.toml:5: paranoid_pirate.liveness must"),
             (queue("service = \"x\"\nwhen_idle = \"stop\""), "m.toml:5: unknown variant `stop`"),
+            (queue("service = \"x\"\nmode = 0o660"), "m.toml:5: paranoid_pirate.mode is for ipc"),
+            (
+                queue("service = \"x\"\nmode = 0o660").replace("tcp://127.0.0.1:5570", "ipc://x"),
+                "accepted",
+            ),
             (queue("service = \"x\"\nwhen = 1"), "m.toml:5: unknown field `when`"),
             (
                 queue("service = \"x\"").replace("5571", "5570"),

@@ -10,7 +10,7 @@ use sessions::{Credentials, ShardConfig};
 use zeroize::Zeroizing;
 use zmtp::Security;
 
-use super::{Fault, Size};
+use super::{Fault, Scheme, Size};
 use crate::secret;
 
 /// How a listener's peers are asked who they are.
@@ -27,6 +27,15 @@ pub(crate) enum Mechanism {
 }
 
 impl Mechanism {
+    /// Whether peers have to prove who they are, and nobody on the way learns what with.
+    pub(crate) fn guards(self, scheme: Scheme) -> bool {
+        match self {
+            Mechanism::Null => false,
+            Mechanism::Plain => scheme == Scheme::Tls,
+            Mechanism::Curve => true,
+        }
+    }
+
     /// The place of its door among the shard's.
     pub(super) fn door(self) -> u8 {
         match self {
@@ -44,6 +53,9 @@ pub(super) struct Written {
     /// Of listeners that say nothing else.
     pub(super) mechanism: Mechanism,
     server_key: Option<PathBuf>,
+    /// Of listeners at `tls://`.
+    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
 }
 
 /// One of `[principals]` as it is written.

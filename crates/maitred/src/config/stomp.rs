@@ -59,11 +59,14 @@ pub(super) fn settings(
         (Some(own), _) => own,
         (None, usual) => usual,
     };
-    let endpoint = match flag.or(written.listen.as_deref()) {
+    let endpoint: Endpoint = match flag.or(written.listen.as_deref()) {
         Some("off") => return Ok(None),
         Some(text) => text.parse().map_err(|message| Fault::told(&["stomp", "listen"], message))?,
         None => Endpoint { scheme: Scheme::Tcp, address: "127.0.0.1:61613".into() },
     };
+    if endpoint.scheme == Scheme::Tls {
+        return Err(fault("listen", "takes tcp:// or ipc://: there is no STOMP over TLS yet"));
+    }
     if !endpoint.address.ends_with(":0") && taken.contains(&&endpoint) {
         let text = format!("{endpoint} is listened on already: each needs its own");
         return Err(fault("listen", &text));
@@ -88,6 +91,7 @@ mod tests {
     fn bad_tables_are_refused_with_line_and_advice() {
         for (text, expected) in [
             ("[stomp]\nlisten = \"61613\"", "m.toml:2: \"61613\" is not an endpoint"),
+            ("[stomp]\nlisten = \"tls://127.0.0.1:1\"", "m.toml:2: stomp.listen takes tcp://"),
             ("[stomp]\nmechanism = \"curve\"", "m.toml:2: stomp.mechanism takes null or plain"),
             ("[stomp]\nheartbeat = \"1ms\"", "m.toml:2: stomp.heartbeat must be from 10ms"),
             ("[stomp]\nsubscriptions = 0", "m.toml:2: stomp.subscriptions must be at least 1"),

@@ -6,10 +6,10 @@ use engine::ServiceConfig;
 use matching::{Span, Time};
 use toml::Spanned;
 
-use super::chance::Chance;
 use super::rules::{Line, LineFile};
 use super::{Args, trace};
 use crate::Failure;
+use crate::chance::Chance;
 use crate::config::Lasting;
 
 /// Most requests of a load: each costs some 100 bytes while it is simulated.
@@ -85,7 +85,7 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, default)]
 struct Work {
     time: Option<Lasting>,
-    shape: Shape,
+    shape: Option<Spanned<Shape>>,
     spread: Option<Spanned<f64>>,
 }
 
@@ -183,6 +183,7 @@ impl File {
         }
         let requests = match (&self.trace, &self.phases[..]) {
             (Some(trace), []) => {
+                self.refuse_beside_a_trace()?;
                 let beside = self.path.with_file_name(trace.get_ref());
                 trace::read(&beside, self.work.time.map(|Lasting(span)| span))?
             }
@@ -217,6 +218,23 @@ impl File {
         Ok(Plan { load, lines })
     }
 
+    /// A trace says itself when each request comes, how long it takes and whose it is.
+    fn refuse_beside_a_trace(&self) -> Result<(), Failure> {
+        let Work { shape, spread, .. } = &self.work;
+        let idle = [
+            ("clients", self.clients.as_ref().map(Spanned::span), "say it in its column `key`"),
+            ("shape", shape.as_ref().map(Spanned::span), "say it in its column `service`"),
+            ("spread", spread.as_ref().map(Spanned::span), "say it in its column `service`"),
+        ];
+        let said =
+            idle.into_iter().find_map(|(key, span, advice)| Some((key, span?.start, advice)));
+        let Some((key, at, advice)) = said else { return Ok(()) };
+        Err(self.fault(
+            at,
+            &format!("{key} describes nothing beside a trace: {advice}, or leave it out"),
+        ))
+    }
+
     /// The requests of the description.
     fn draw(&self) -> Result<Vec<Request>, Failure> {
         let takes = self.work.time.map(|Lasting(span)| span).ok_or_else(|| {
@@ -226,10 +244,16 @@ impl File {
         if takes == Span::MAX {
             return Err(self.fault(0, "work that never ends is served to nobody"));
         }
+        let shape = self.work.shape.as_ref().map_or(Shape::default(), |shape| *shape.get_ref());
         let spread = self.work.spread.as_ref().map_or(1.0, |spread| *spread.get_ref());
-        if !(0.0..=4.0).contains(&spread) {
-            let at = self.work.spread.as_ref().map_or(0, |spread| spread.span().start);
-            return Err(self.fault(at, "spread must be from 0 to 4"));
+        if let Some(said) = &self.work.spread {
+            if !(0.0..=4.0).contains(&spread) {
+                return Err(self.fault(said.span().start, "spread must be from 0 to 4"));
+            }
+            if shape != Shape::Lognormal {
+                let message = "spread describes shape = \"lognormal\" and no other";
+                return Err(self.fault(said.span().start, message));
+            }
         }
         let mut expected = 0.0;
         for phase in &self.phases {
@@ -260,7 +284,7 @@ impl File {
         for phase in &self.phases {
             let end = start + phase.get_ref().lasts.0.as_nanos() as f64;
             phase.get_ref().draw(start, end, &mut when, |at| {
-                let factor = match self.work.shape {
+                let factor = match shape {
                     Shape::Constant => 1.0,
                     Shape::Uniform => 2.0 * work.unit(),
                     Shape::Exponential => work.exponential(),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::load::{Load, seconds};
 use super::run::{Client, PARTS, Part, Tally, rank};
+use crate::words::many;
 
 /// Columns of the sketch.
 const SKETCH: usize = 60;
@@ -51,11 +52,11 @@ impl Report {
     /// For people.
     pub(super) fn text(&self) -> String {
         let mut out = format!(
-            "{} requests in {:.3} s ({} of capacity); {} workers, {} of work each\n\n",
-            self.load.requests.len(),
+            "{} in {:.3} s ({} of capacity); {}, {} of work each\n\n",
+            many(self.load.requests.len(), "request"),
             self.window(),
             share(self.rate() / self.capacity()),
-            self.load.workers,
+            many(self.load.workers as usize, "worker"),
             millis(Some(self.mean_work())),
         );
         self.table(&mut out);
@@ -190,9 +191,9 @@ impl Report {
         let wait = series(&|one| rank(&one.waits, 990).map(|wait| seconds(wait) * 1e3));
         let chart = Chart {
             title: format!(
-                "{}: {} requests, {} of capacity",
+                "{}: {}, {} of capacity",
                 self.name,
-                self.load.requests.len(),
+                many(self.load.requests.len(), "request"),
                 share(self.rate() / self.capacity())
             ),
             seconds: self.window(),

@@ -164,6 +164,18 @@ fn mistakes_are_named_with_their_line() {
             format!("workers = 1\nwork = {{ time = \"1s\" }}\n{phases}[[lines]]\naim = \"1s\"\n"),
             "m.toml:6: a line needs a name",
         ),
+        ("workers = 1\nclients = [1]\ntrace = \"a.csv\"\n".into(), {
+            "m.toml:2: clients describes nothing beside a trace: say it in its column `key`"
+        }),
+        ("workers = 1\ntrace = \"a.csv\"\n[work]\nshape = \"uniform\"\n".into(), {
+            "m.toml:4: shape describes nothing beside a trace: say it in its column `service`"
+        }),
+        ("workers = 1\ntrace = \"a.csv\"\n[work]\ntime = \"1s\"\nspread = 1\n".into(), {
+            "m.toml:5: spread describes nothing beside a trace"
+        }),
+        (format!("workers = 1\n[work]\ntime = \"1s\"\nspread = 1\n{phases}"), {
+            "m.toml:4: spread describes shape = \"lognormal\" and no other"
+        }),
         (
             format!("workers = 1\nclients = [0]\nwork = {{ time = \"1s\" }}\n{phases}"),
             "m.toml:2: clients are 1 to 100000 weights",

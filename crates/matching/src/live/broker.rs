@@ -5,30 +5,72 @@
 //! released, because either may call the broker again.
 
 use alloc::vec::Vec;
+use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker, ready};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 use tokio::task::coop;
 use tokio::time::Instant;
 
 use super::seats::{Seat, Seats};
-use super::{Clock, Go, Shed, Timed, drive, shed};
+use super::{Clock, Go, Shed, Sheds, Timed, drive, patient, shed};
+use crate::any::{AnyConfig, AnyLine};
 use crate::broker::{Broker as Core, Drops, Match, Outcome};
-use crate::queue::{ConfigError, Key, QueueConfig, Reason};
+use crate::line::{Flow, Line};
+use crate::queue::{ConfigError, Key, Queue, QueueConfig, Reason};
 use crate::time::{Span, Time};
 
+mod halves;
+
+use halves::{Ask, AskR, Half};
+pub use halves::{Fair, Keep, Plain, Waiter};
+
 /// Two sides that wait for each other. Clones are handles of the same broker.
-#[derive(Debug)]
-pub struct Broker<A, R> {
-    shared: Arc<Shared<A, R>>,
+///
+/// The line of asks is plain, unless it is that of a [`FairBroker`].
+pub struct Broker<A, R, K: Keep<A> = Plain> {
+    shared: Arc<Shared<A, R, K>>,
 }
 
-impl<A, R> Clone for Broker<A, R> {
-    fn clone(&self) -> Broker<A, R> {
+/// A broker whose asks may take turns: what they bring names its [`Flow`], and each flow (a tenant,
+/// a client) has a line of its own. Made by [`fair`](Broker::fair).
+///
+/// ```
+/// use matching::live::{Broker, FairBroker};
+/// use matching::{AnyConfig, Flow, QueueConfig, Span};
+/// use std::num::NonZero;
+///
+/// struct Request { tenant: u64 }
+///
+/// impl Flow for Request {
+///     fn flow(&self) -> u64 {
+///         self.tenant
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let line = QueueConfig::aim(Span::from_millis(20), Span::from_millis(500)).with_max(1_000);
+/// let requests = AnyConfig { flows: NonZero::new(256), ..line.into() };
+/// let broker: FairBroker<Request, u32> = Broker::fair(requests, QueueConfig::default()).unwrap();
+/// let (request, worker) = tokio::join!(broker.ask(Request { tenant: 3 }), broker.ask_r(7));
+/// assert_eq!((request.unwrap().value, worker.unwrap().value.tenant), (7, 3));
+/// # }
+/// ```
+pub type FairBroker<A, R> = Broker<A, R, Fair>;
+
+impl<A, R, K: Keep<A>> Clone for Broker<A, R, K> {
+    fn clone(&self) -> Broker<A, R, K> {
         Broker { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<A, R, K: Keep<A>> fmt::Debug for Broker<A, R, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").finish_non_exhaustive()
     }
 }
 
@@ -43,40 +85,27 @@ pub struct Snapshot {
     pub oldest: Span,
     /// Matches so far.
     pub matched: u64,
-    /// Waiters turned away so far, by reason.
-    pub queue_full: u64,
-    /// As above.
-    pub expired: u64,
-    /// As above.
-    pub overload: u64,
+    /// Waiters of both sides turned away so far.
+    pub shed: Sheds,
     /// Matches so far of which one side stopped waiting in the very moment it was matched: what
     /// the other side brought was dropped.
     pub abandoned: u64,
 }
 
-/// Times to step back before sleeping on the lock: about 1,000 pauses in all, some 20 us.
-const STEPS_BACK: u32 = 7;
-
 type Answer<P> = Result<Go<P>, Shed>;
-
-/// A value that waits, and the place at which its owner is told.
-#[derive(Debug)]
-struct Waiter<V> {
-    value: V,
-    place: usize,
-}
 
 type Seated<A, R> = Match<Waiter<A>, Waiter<R>>;
 type Left<A, R> = Drops<Waiter<A>, Waiter<R>>;
+type Seating<A, R, K> = Core<Waiter<A>, Waiter<R>, <K as Keep<A>>::Line, Queue<Waiter<R>>>;
+type KeyOf<A, K> = <<K as Keep<A>>::Line as Line<Waiter<A>>>::Key;
 
-#[derive(Debug)]
-struct State<A, R> {
-    core: Core<Waiter<A>, Waiter<R>>,
+struct State<A, R, K: Keep<A>> {
+    core: Seating<A, R, K>,
     drops: Left<A, R>,
     /// Where asks are told.
-    asks: Seats<Answer<R>>,
+    asks: Seats<KeyOf<A, K>, Answer<R>>,
     /// Where `ask_r`s are told.
-    ask_rs: Seats<Answer<A>>,
+    ask_rs: Seats<Key, Answer<A>>,
     /// The time of the last call: what several threads read from a clock comes out of order.
     now: Time,
     /// When the task comes next.
@@ -85,11 +114,10 @@ struct State<A, R> {
     counts: Snapshot,
 }
 
-#[derive(Debug)]
-struct Shared<A, R> {
+struct Shared<A, R, K: Keep<A>> {
     clock: Clock,
     wake: Arc<Notify>,
-    state: Mutex<State<A, R>>,
+    state: Mutex<State<A, R, K>>,
 }
 
 impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
@@ -102,9 +130,67 @@ impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
     /// Outside of a tokio runtime with a timer.
     pub fn new(asks: QueueConfig, ask_rs: QueueConfig) -> Result<Broker<A, R>, ConfigError> {
         asks.validate()?;
+        Broker::with_asks(Queue::new(asks, Time::ZERO), ask_rs)
+    }
+
+    /// Changes both lines, or neither if one of the two makes no sense. Nobody who waits is lost
+    /// or overtaken, except those over a new `max`.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn reconfigure(&self, asks: QueueConfig, ask_rs: QueueConfig) -> Result<(), ConfigError> {
+        let (mut state, now) = self.shared.enter();
+        let State { core, drops, .. } = &mut *state;
+        let told = core.try_reconfigure(now, asks, ask_rs, drops);
+        self.shared.leave(state, now, None);
+        told
+    }
+}
+
+impl<A: Flow + Send + 'static, R: Send + 'static> FairBroker<A, R> {
+    /// A broker nobody asked anything, whose asks take turns by [`Flow`] if `asks` says so. Call
+    /// it inside a runtime.
+    ///
+    /// # Errors
+    /// What is wrong with a configuration.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with a timer.
+    pub fn fair(asks: AnyConfig, ask_rs: QueueConfig) -> Result<FairBroker<A, R>, ConfigError> {
+        asks.line.validate()?;
+        Broker::with_asks(AnyLine::new(asks, Time::ZERO), ask_rs)
+    }
+
+    /// Changes both lines, or neither if one of the two makes no sense. A fair line may become
+    /// plain, a plain one fair. Nobody who waits is lost or overtaken, except those over a new
+    /// `max` and by the turns of others.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn reconfigure(&self, asks: AnyConfig, ask_rs: QueueConfig) -> Result<(), ConfigError> {
+        let (mut state, now) = self.shared.enter();
+        let State { core, drops, asks: seats, .. } = &mut *state;
+        let told = core.try_reconfigure(now, asks, ask_rs, drops);
+        // Whoever moved to another line has another key.
+        for (key, waiter) in core.asks().entries() {
+            seats.rekey(waiter.place, key);
+        }
+        self.shared.leave(state, now, None);
+        told
+    }
+}
+
+impl<A, R, K> Broker<A, R, K>
+where
+    A: Send + 'static,
+    R: Send + 'static,
+    K: Keep<A> + 'static,
+    K::Line: Send,
+{
+    fn with_asks(asks: K::Line, ask_rs: QueueConfig) -> Result<Broker<A, R, K>, ConfigError> {
         ask_rs.validate()?;
         let state = State {
-            core: Core::new(asks, ask_rs, Time::ZERO),
+            core: Core::with_lines(asks, Queue::new(ask_rs, Time::ZERO)),
             drops: Drops::default(),
             asks: Seats::new(),
             ask_rs: Seats::new(),
@@ -167,19 +253,6 @@ impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
         self.shared.meet::<AskR>(value)
     }
 
-    /// Changes both lines, or neither if one of the two makes no sense. Nobody who waits is lost
-    /// or overtaken, except those over a new `max`.
-    ///
-    /// # Errors
-    /// What is wrong.
-    pub fn reconfigure(&self, asks: QueueConfig, ask_rs: QueueConfig) -> Result<(), ConfigError> {
-        let (mut state, now) = self.shared.enter();
-        let State { core, drops, .. } = &mut *state;
-        let told = core.try_reconfigure(now, asks, ask_rs, drops);
-        self.shared.leave(state, now, None);
-        told
-    }
-
     /// Turns everybody away, who waits and who comes, as [`Reason::Draining`].
     pub fn close(&self) {
         let (mut state, now) = self.shared.enter();
@@ -198,15 +271,19 @@ impl<A: Send + 'static, R: Send + 'static> Broker<A, R> {
         Snapshot { asks, ask_rs, oldest, ..state.counts }
     }
 
-    fn wait<H: Half<A, R>>(&self, value: H::Own, until: Option<Instant>) -> Wait<'_, A, R, H> {
+    fn wait<H: Half<A, R, K>>(
+        &self,
+        value: H::Own,
+        until: Option<Instant>,
+    ) -> Wait<'_, A, R, K, H> {
         let until = until.map_or(Time::MAX, |until| self.shared.clock.time(until));
         Wait { shared: &self.shared, step: Step::Fresh(value, until) }
     }
 }
 
 /// Somebody who waits, or is about to.
-struct Wait<'a, A, R, H: Half<A, R>> {
-    shared: &'a Shared<A, R>,
+struct Wait<'a, A, R, K: Keep<A>, H: Half<A, R, K>> {
+    shared: &'a Shared<A, R, K>,
     step: Step<H::Own, H::Other>,
 }
 
@@ -214,17 +291,17 @@ struct Wait<'a, A, R, H: Half<A, R>> {
 enum Step<V, P> {
     /// It was never polled. What it brings, and until when.
     Fresh(V, Time),
-    /// It stands in the line, or left it and was told.
-    Waits(usize, Key),
+    /// It has a place, at which it was told or not.
+    Waits(usize),
     /// It was told.
     Told(Answer<P>),
     Done,
 }
 
 /// Nothing in it is pinned.
-impl<A, R, H: Half<A, R>> Unpin for Wait<'_, A, R, H> {}
+impl<A, R, K: Keep<A>, H: Half<A, R, K>> Unpin for Wait<'_, A, R, K, H> {}
 
-impl<A, R, H: Half<A, R>> Future for Wait<'_, A, R, H> {
+impl<A, R, K: Keep<A>, H: Half<A, R, K>> Future for Wait<'_, A, R, K, H> {
     type Output = Answer<H::Other>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -233,11 +310,13 @@ impl<A, R, H: Half<A, R>> Future for Wait<'_, A, R, H> {
         let budget = ready!(coop::poll_proceed(cx));
         let step = match core::mem::replace(&mut this.step, Step::Done) {
             Step::Fresh(value, until) => this.shared.ask::<H>(value, until, cx.waker()),
-            Step::Waits(place, key) => {
-                let heard = H::seats(&mut this.shared.lock()).listen(place, cx.waker());
+            Step::Waits(place) => {
+                let mut state = patient(&this.shared.state);
+                let heard = H::seats(&mut state).listen(place, cx.waker());
+                drop(state);
                 match heard.0 {
                     Poll::Ready(answer) => Step::Told(answer),
-                    Poll::Pending => Step::Waits(place, key),
+                    Poll::Pending => Step::Waits(place),
                 }
             }
             step @ (Step::Told(_) | Step::Done) => step,
@@ -256,15 +335,15 @@ impl<A, R, H: Half<A, R>> Future for Wait<'_, A, R, H> {
     }
 }
 
-impl<A, R, H: Half<A, R>> Drop for Wait<'_, A, R, H> {
+impl<A, R, K: Keep<A>, H: Half<A, R, K>> Drop for Wait<'_, A, R, K, H> {
     fn drop(&mut self) {
-        let Step::Waits(place, key) = self.step else { return };
+        let Step::Waits(place) = self.step else { return };
         let (mut state, now) = self.shared.enter();
         let seat = H::seats(&mut state).leave(place);
         let State { core, drops, counts, .. } = &mut *state;
-        let value = match seat {
-            Seat::Taken(_) => H::cancel(core, now, key, drops),
-            Seat::Free(_) | Seat::Told(_) => None,
+        let value = match &seat {
+            Seat::Taken(Some((key, _))) => H::cancel(core, now, key, drops),
+            Seat::Taken(None) | Seat::Free(_) | Seat::Told(_) => None,
         };
         counts.abandoned += u64::from(matches!(seat, Seat::Told(Ok(_))));
         self.shared.leave(state, now, None);
@@ -272,171 +351,9 @@ impl<A, R, H: Half<A, R>> Drop for Wait<'_, A, R, H> {
     }
 }
 
-/// What differs between the two sides.
-trait Half<A, R> {
-    /// What it brings.
-    type Own;
-    /// What the other side brings.
-    type Other;
-
-    /// Where it is told.
-    fn seats(state: &mut State<A, R>) -> &mut Seats<Answer<Self::Other>>;
-
-    /// Meets the other side or waits.
-    fn ask(
-        core: &mut Core<Waiter<A>, Waiter<R>>,
-        now: Time,
-        waiter: Waiter<Self::Own>,
-        drops: &mut Left<A, R>,
-    ) -> Outcome<Waiter<A>, Waiter<R>>;
-
-    /// Meets the other side or nobody.
-    fn try_ask(
-        core: &mut Core<Waiter<A>, Waiter<R>>,
-        now: Time,
-        waiter: Waiter<Self::Own>,
-        drops: &mut Left<A, R>,
-    ) -> Result<Seated<A, R>, Waiter<Self::Own>>;
-
-    /// Leaves the line.
-    fn cancel(
-        core: &mut Core<Waiter<A>, Waiter<R>>,
-        now: Time,
-        key: Key,
-        drops: &mut Left<A, R>,
-    ) -> Option<Waiter<Self::Own>>;
-
-    /// Has a deadline.
-    fn expire_at(core: &mut Core<Waiter<A>, Waiter<R>>, key: Key, until: Time);
-
-    /// Tells the other side, which waited, and says whom to wake.
-    fn settle(
-        state: &mut State<A, R>,
-        now: Time,
-        met: Seated<A, R>,
-    ) -> (Go<Self::Other>, Option<Waker>);
-}
-
-/// The asking side.
-struct Ask;
-
-/// The side that asks back.
-struct AskR;
-
-impl<A, R> Half<A, R> for Ask {
-    type Own = A;
-    type Other = R;
-
-    fn seats(state: &mut State<A, R>) -> &mut Seats<Answer<R>> {
-        &mut state.asks
-    }
-
-    fn ask(
-        core: &mut Core<Waiter<A>, Waiter<R>>,
-        now: Time,
-        waiter: Waiter<A>,
-        drops: &mut Left<A, R>,
-    ) -> Outcome<Waiter<A>, Waiter<R>> {
-        core.ask(now, now, waiter, drops)
-    }
-
-    fn try_ask(
-        core: &mut Core<Waiter<A>, Waiter<R>>,
-        now: Time,
-        waiter: Waiter<A>,
-        drops: &mut Left<A, R>,
-    ) -> Result<Seated<A, R>, Waiter<A>> {
-        core.try_ask(now, now, waiter, drops)
-    }
-
-    fn cancel(
-        core: &mut Core<Waiter<A>, Waiter<R>>,
-        now: Time,
-        key: Key,
-        drops: &mut Left<A, R>,
-    ) -> Option<Waiter<A>> {
-        core.cancel(now, key, drops)
-    }
-
-    fn expire_at(core: &mut Core<Waiter<A>, Waiter<R>>, key: Key, until: Time) {
-        core.expire_at(key, until);
-    }
-
-    fn settle(state: &mut State<A, R>, now: Time, met: Seated<A, R>) -> (Go<R>, Option<Waker>) {
-        let (own, other, place) = halves(now, met);
-        (own, state.ask_rs.tell(place.1, Ok(other)))
-    }
-}
-
-impl<A, R> Half<A, R> for AskR {
-    type Own = R;
-    type Other = A;
-
-    fn seats(state: &mut State<A, R>) -> &mut Seats<Answer<A>> {
-        &mut state.ask_rs
-    }
-
-    fn ask(
-        core: &mut Core<Waiter<A>, Waiter<R>>,
-        now: Time,
-        waiter: Waiter<R>,
-        drops: &mut Left<A, R>,
-    ) -> Outcome<Waiter<A>, Waiter<R>> {
-        core.ask_r(now, now, waiter, drops)
-    }
-
-    fn try_ask(
-        core: &mut Core<Waiter<A>, Waiter<R>>,
-        now: Time,
-        waiter: Waiter<R>,
-        drops: &mut Left<A, R>,
-    ) -> Result<Seated<A, R>, Waiter<R>> {
-        core.try_ask_r(now, now, waiter, drops)
-    }
-
-    fn cancel(
-        core: &mut Core<Waiter<A>, Waiter<R>>,
-        now: Time,
-        key: Key,
-        drops: &mut Left<A, R>,
-    ) -> Option<Waiter<R>> {
-        core.cancel_r(now, key, drops)
-    }
-
-    fn expire_at(core: &mut Core<Waiter<A>, Waiter<R>>, key: Key, until: Time) {
-        core.expire_at_r(key, until);
-    }
-
-    fn settle(state: &mut State<A, R>, now: Time, met: Seated<A, R>) -> (Go<A>, Option<Waker>) {
-        let (other, own, place) = halves(now, met);
-        (own, state.asks.tell(place.0, Ok(other)))
-    }
-}
-
-/// What the asking half is told, what the other half is told, and at which places.
-fn halves<A, R>(now: Time, met: Seated<A, R>) -> (Go<R>, Go<A>, (usize, usize)) {
-    let (relative, relative_r) = (met.relative(), met.relative_r());
-    let (sojourn, sojourn_r) = (met.ask.sojourn(now), met.ask_r.sojourn(now));
-    let Match { ask, ask_r } = met;
-    (
-        Go { value: ask_r.value.value, relative, sojourn },
-        Go { value: ask.value.value, relative: relative_r, sojourn: sojourn_r },
-        (ask.value.place, ask_r.value.place),
-    )
-}
-
-impl<A, R> State<A, R> {
+impl<A, R, K: Keep<A>> State<A, R, K> {
     fn oldest(&self) -> Option<Time> {
         self.core.asks().oldest().or(self.core.ask_rs().oldest())
-    }
-
-    fn count(&mut self, reason: Reason) {
-        match reason {
-            Reason::QueueFull => self.counts.queue_full += 1,
-            Reason::Expired => self.counts.expired += 1,
-            Reason::Overload => self.counts.overload += 1,
-            Reason::Draining => {}
-        }
     }
 
     /// Why somebody need not even come in.
@@ -453,12 +370,12 @@ impl<A, R> State<A, R> {
         let oldest = self.oldest();
         let mut wakers = Vec::with_capacity(left.asks.len() + left.ask_rs.len());
         for dropped in &left.asks {
-            self.count(dropped.reason);
+            self.counts.shed.count(dropped.reason);
             let answer = Err(shed(dropped, now, oldest));
             wakers.extend(self.asks.tell(dropped.value.place, answer));
         }
         for dropped in &left.ask_rs {
-            self.count(dropped.reason);
+            self.counts.shed.count(dropped.reason);
             let answer = Err(shed(dropped, now, oldest));
             wakers.extend(self.ask_rs.tell(dropped.value.place, answer));
         }
@@ -466,27 +383,11 @@ impl<A, R> State<A, R> {
     }
 }
 
-impl<A, R> Shared<A, R> {
-    /// Whoever finds the lock held steps back, longer each time, before it sleeps on it: calls are
-    /// far shorter than a sleep, and the thread that holds the lock has its lines at hand.
-    fn lock(&self) -> MutexGuard<'_, State<A, R>> {
-        for tries in 0..STEPS_BACK {
-            match self.state.try_lock() {
-                Ok(state) => return state,
-                Err(TryLockError::Poisoned(state)) => return state.into_inner(),
-                Err(TryLockError::WouldBlock) => {}
-            }
-            for _ in 0..(8 << tries) {
-                core::hint::spin_loop();
-            }
-        }
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl<A, R, K: Keep<A>> Shared<A, R, K> {
     /// Begins a call.
-    fn enter(&self) -> (MutexGuard<'_, State<A, R>>, Time) {
+    fn enter(&self) -> (MutexGuard<'_, State<A, R, K>>, Time) {
         let now = self.clock.now();
-        let mut state = self.lock();
+        let mut state = patient(&self.state);
         state.now = state.now.max(now);
         let now = state.now;
         (state, now)
@@ -494,7 +395,7 @@ impl<A, R> Shared<A, R> {
 
     /// Ends a call: has the task come in time, tells who was dropped, releases the lock, and then
     /// wakes whoever was told.
-    fn leave(&self, mut state: MutexGuard<'_, State<A, R>>, now: Time, met: Option<Waker>) {
+    fn leave(&self, mut state: MutexGuard<'_, State<A, R, K>>, now: Time, met: Option<Waker>) {
         if let Some(due) = state.core.deadline().filter(|due| *due < state.armed) {
             state.armed = due;
             self.wake.notify_one();
@@ -513,7 +414,7 @@ impl<A, R> Shared<A, R> {
     }
 
     /// Meets the other side, is turned away or waits.
-    fn ask<H: Half<A, R>>(
+    fn ask<H: Half<A, R, K>>(
         &self,
         value: H::Own,
         until: Time,
@@ -521,8 +422,8 @@ impl<A, R> Shared<A, R> {
     ) -> Step<H::Own, H::Other> {
         let (mut state, now) = self.enter();
         if let Some(reason) = state.refuse(now, until) {
-            state.count(reason);
-            return Step::Told(Err(Shed { reason, sojourn: Span::ZERO, retry_after: Span::ZERO }));
+            state.counts.shed.count(reason);
+            return Step::Told(Err(Shed::at_once(reason)));
         }
         let place = H::seats(&mut state).vacant();
         let State { core, drops, .. } = &mut *state;
@@ -534,25 +435,23 @@ impl<A, R> Shared<A, R> {
                 Step::Told(Ok(go))
             }
             Outcome::Waiting(key) => {
-                H::expire_at(core, key, until);
-                H::seats(&mut state).take(Some(waker.clone()));
+                H::expire_at(core, &key, until);
+                H::seats(&mut state).take(Some((key, waker.clone())));
                 self.leave(state, now, None);
-                Step::Waits(place, key)
+                Step::Waits(place)
             }
             Outcome::Dropped => {
                 // It is told where the others are.
                 H::seats(&mut state).take(None);
                 self.leave(state, now, None);
-                match H::seats(&mut self.lock()).leave(place) {
-                    Seat::Told(answer) => Step::Told(answer),
-                    Seat::Free(_) | Seat::Taken(_) => unreachable!("it was dropped"),
-                }
+                let answer = H::seats(&mut patient(&self.state)).hear(place);
+                Step::Told(answer)
             }
         }
     }
 
     /// Meets the other side or nobody.
-    fn meet<H: Half<A, R>>(&self, value: H::Own) -> Result<Go<H::Other>, H::Own> {
+    fn meet<H: Half<A, R, K>>(&self, value: H::Own) -> Result<Go<H::Other>, H::Own> {
         let (mut state, now) = self.enter();
         let State { core, drops, .. } = &mut *state;
         // It never stands in the line, so nobody tells it anything.
@@ -572,7 +471,13 @@ impl<A, R> Shared<A, R> {
     }
 }
 
-impl<A: Send + 'static, R: Send + 'static> Timed for Shared<A, R> {
+impl<A, R, K> Timed for Shared<A, R, K>
+where
+    A: Send + 'static,
+    R: Send + 'static,
+    K: Keep<A> + 'static,
+    K::Line: Send,
+{
     fn tick(self: &Arc<Self>) -> Option<Instant> {
         let (mut state, now) = self.enter();
         let State { core, drops, armed, .. } = &mut *state;
@@ -584,7 +489,7 @@ impl<A: Send + 'static, R: Send + 'static> Timed for Shared<A, R> {
     }
 }
 
-impl<A, R> Drop for Shared<A, R> {
+impl<A, R, K: Keep<A>> Drop for Shared<A, R, K> {
     fn drop(&mut self) {
         self.wake.notify_one();
     }

@@ -6,7 +6,6 @@
 //! `Retry-After` of `retry_after`.
 
 use alloc::boxed::Box;
-use core::fmt;
 use core::future::{Future, poll_fn};
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -14,7 +13,7 @@ use core::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Regulator, Shed};
+use super::{Permit, Refused, Regulator};
 
 /// Puts a [`Regulator`]'s line before services. All share one line and one valve.
 #[derive(Clone, Debug)]
@@ -45,26 +44,6 @@ pub struct ShedService<S> {
     regulator: Regulator,
 }
 
-/// Why there is no response.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refused<E> {
-    /// The line turned the request away; the service never saw it.
-    Shed(Shed),
-    /// The service failed.
-    Failed(E),
-}
-
-impl<E: fmt::Display> fmt::Display for Refused<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refused::Shed(shed) => write!(f, "{shed}"),
-            Refused::Failed(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl<E: core::error::Error> core::error::Error for Refused<E> {}
-
 impl<S, Q> Service<Q> for ShedService<S>
 where
     S: Service<Q> + Clone + Send + 'static,
@@ -84,15 +63,27 @@ where
     fn call(&mut self, request: Q) -> Self::Future {
         let (mut inner, regulator) = (self.inner.clone(), self.regulator.clone());
         Box::pin(async move {
-            let permit = regulator.acquire().await.map_err(Refused::Shed)?;
+            let mut running = Running(Some(regulator.acquire().await.map_err(Refused::Shed)?));
             let answer = match poll_fn(|cx| inner.poll_ready(cx)).await {
                 Ok(()) => inner.call(request).await,
                 Err(error) => Err(error),
             };
-            if answer.is_err() {
-                permit.failed();
+            match (running.0.take(), &answer) {
+                (Some(permit), Err(_)) => permit.failed(),
+                (permit, _) => drop(permit),
             }
             answer.map_err(Refused::Failed)
         })
+    }
+}
+
+/// A request that runs. If its future is dropped, nobody knows how it would have ended.
+struct Running(Option<Permit>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(permit) = self.0.take() {
+            if std::thread::panicking() { permit.failed() } else { permit.lost() }
+        }
     }
 }

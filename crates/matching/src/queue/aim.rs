@@ -8,7 +8,9 @@
 //! another by the clock and lose the race against twice the load; this rule cannot.
 //!
 //! The wait that counts is that of the oldest at a hand-out; a line found empty counts as zero. In
-//! an interval without a hand-out the age of the oldest at its end counts.
+//! an interval without a hand-out the age of the oldest at its end counts. Whoever was handed out
+//! before and put back ([`Queue::put_back`]) counts for nothing here and is not shed: it leaves
+//! unserved only when it has waited `give_up`, or at a deadline of its own.
 
 use alloc::vec::Vec;
 
@@ -55,12 +57,12 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn aim_deadline(&self, aim: Aim) -> Time {
-        let Some(oldest) = self.oldest() else { return Time::MAX };
-        if self.health.shedding {
-            return oldest + aim.limit(true);
-        }
+        let gives_up = self.oldest().map_or(Time::MAX, |oldest| oldest + aim.give_up);
+        let Some(oldest) = self.oldest_fresh() else { return gives_up };
+        let shed = oldest + aim.aim.times(2);
         // Before anybody waits twice `aim` it may turn out that the line must shed.
-        (oldest + aim.limit(false)).min(self.health.judged_at.max(oldest + aim.limit(true)))
+        let shed = if self.health.shedding { shed } else { shed.max(self.health.judged_at) };
+        gives_up.min(shed)
     }
 
     pub(super) fn aim_push(&mut self, aim: Aim, now: Time, drops: &mut Vec<Dropped<T>>) {
@@ -83,7 +85,7 @@ impl<T> Queue<T> {
         drops: &mut Vec<Dropped<T>>,
     ) -> Option<Entry<T>> {
         self.aim_tick(aim, now, drops);
-        self.health.note(self.oldest().map_or(Span::ZERO, |oldest| now - oldest));
+        self.health.note(self.oldest_fresh().map_or(Span::ZERO, |oldest| now - oldest));
         let newest_first = match self.config.order {
             Order::Fifo => false,
             Order::Lifo => true,
@@ -96,21 +98,23 @@ impl<T> Queue<T> {
         if now < self.health.judged_at {
             return;
         }
-        let age = self.oldest().map_or(Span::ZERO, |oldest| now - oldest);
+        let age = self.oldest_fresh().map_or(Span::ZERO, |oldest| now - oldest);
         let shortest = self.health.shortest.unwrap_or(age);
         self.health =
             Health { shedding: shortest > aim.aim, judged_at: now + aim.interval, shortest: None };
     }
 
     fn aim_shed(&mut self, aim: Aim, now: Time, drops: &mut Vec<Dropped<T>>) {
-        let limit = aim.limit(self.health.shedding);
-        while self.len() > self.config.min {
-            let Some(oldest) = self.oldest() else { return };
-            if oldest + limit > now {
-                return;
-            }
-            let late = oldest + aim.give_up <= now;
-            self.drop_front(if late { Reason::Expired } else { Reason::Overload }, drops);
+        let waited = |since: Option<Time>, span| since.is_some_and(|since| since + span <= now);
+        while self.len() > self.config.min && waited(self.oldest(), aim.give_up) {
+            self.drop_front(Reason::Expired, drops);
+        }
+        let limit = aim.aim.times(2);
+        while self.health.shedding
+            && self.len() > self.config.min
+            && waited(self.oldest_fresh(), limit)
+        {
+            self.drop_fresh(Reason::Overload, drops);
         }
     }
 
@@ -122,12 +126,5 @@ impl<T> Queue<T> {
             Discipline::Codel(_) => self.control.is_dropping(),
             Discipline::Aim(_) => self.health.is_shedding(),
         }
-    }
-}
-
-impl Aim {
-    /// How old a waiter may grow.
-    fn limit(self, shedding: bool) -> Span {
-        if shedding { self.aim.times(2).min(self.give_up) } else { self.give_up }
     }
 }

@@ -11,10 +11,15 @@
 //! drops fast waiters too, even one that came this instant; we stop at the first who is fast. Q2:
 //! a LIFO line that hands out its last waiter, fast, stays in its episode if its cached timer is
 //! ahead; ours is calm then.
+//!
+//! The original knows nobody who was handed out before and put back ([`Queue::put_back`]). Here
+//! such a waiter is as if it were not there: it is not dropped, and handing it out changes nothing.
 
 use alloc::vec::Vec;
 
-use super::{Codel, Dropped, Entry, Queue, Reason};
+use slotmap::Key as _;
+
+use super::{Codel, Dropped, Entry, Key, Queue, Reason};
 use crate::time::{Span, Time};
 
 /// An episode is remembered for this many intervals after its last drop.
@@ -112,16 +117,8 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Somebody old came back.
-    pub(super) fn codel_put_back(&mut self, codel: Codel, send: Time) {
-        if self.control.phase == Phase::Calm {
-            self.wake = self.wake.min(send + codel.target);
-        }
-        self.timer = self.timer.min(self.wake);
-    }
-
     pub(super) fn codel_tick(&mut self, codel: Codel, now: Time, drops: &mut Vec<Dropped<T>>) {
-        if self.len() <= self.config.min {
+        if self.len() <= self.config.min || self.fresh.is_null() {
             return;
         }
         self.timer = match self.control.phase {
@@ -152,7 +149,10 @@ impl<T> Queue<T> {
         now: Time,
         drops: &mut Vec<Dropped<T>>,
     ) -> Option<Entry<T>> {
-        let Some(mut entry) = self.unlink(self.head) else { return self.codel_found_empty(now) };
+        if self.fresh.is_null() || self.is_returned(self.head) {
+            return self.codel_pop_other(self.head, now);
+        }
+        let mut entry = self.unlink(self.head)?;
         loop {
             if self.len() < self.config.min {
                 self.codel_calm(now);
@@ -179,11 +179,14 @@ impl<T> Queue<T> {
                 self.codel_enter(codel, now);
             }
             let kept = self.len() == self.config.min;
-            let Some(next) = self.unlink(self.head) else {
+            if self.fresh.is_null() {
                 self.codel_calm(now);
-                return None;
-            };
-            entry = next;
+                return self.unlink(self.head);
+            }
+            if self.is_returned(self.head) {
+                return self.unlink(self.head);
+            }
+            entry = self.unlink(self.head)?;
             if kept {
                 self.codel_calm(now);
                 return Some(entry);
@@ -205,7 +208,10 @@ impl<T> Queue<T> {
         now: Time,
         drops: &mut Vec<Dropped<T>>,
     ) -> Option<Entry<T>> {
-        let Some(entry) = self.unlink(self.tail) else { return self.codel_found_empty(now) };
+        if self.fresh.is_null() || self.is_returned(self.tail) {
+            return self.codel_pop_other(self.tail, now);
+        }
+        let entry = self.unlink(self.tail)?;
         let min = self.config.min;
         if self.len() < min {
             self.codel_calm(now);
@@ -213,7 +219,7 @@ impl<T> Queue<T> {
         }
         // Q2: the original looks at its cached timer first, whatever its phase.
         let alarmed = self.control.phase != Phase::Calm || self.wake <= now;
-        if alarmed && self.is_empty() && codel.is_fast(entry.send, now) {
+        if alarmed && self.fresh.is_null() && codel.is_fast(entry.send, now) {
             self.codel_calm(now);
             return Some(entry);
         }
@@ -221,16 +227,16 @@ impl<T> Queue<T> {
             self.timer = self.wake;
             return Some(entry);
         }
-        if self.is_empty() {
+        if self.fresh.is_null() {
             return self.codel_lone(codel, entry, now, drops);
         }
         self.timer = self.codel_service(codel, min.saturating_sub(1), now, drops);
-        if self.is_empty() && min == 0 && codel.is_fast(entry.send, now) {
+        if self.fresh.is_null() && min == 0 && codel.is_fast(entry.send, now) {
             // Q1 again: all others were dropped, this one is not slow.
             self.codel_calm(now);
             return Some(entry);
         }
-        if self.is_empty() && min == 0 {
+        if self.fresh.is_null() && min == 0 {
             return self.codel_lone(codel, entry, now, drops);
         }
         if self.len() < min {
@@ -258,7 +264,8 @@ impl<T> Queue<T> {
         }
         drops.push(entry.dropped(Reason::Overload));
         self.codel_calm(now);
-        None
+        // Whoever was put back is handed out rather than nobody.
+        self.unlink(self.tail)
     }
 
     /// Looks after the oldest of more than `floor` waiters; says when to look again.
@@ -275,18 +282,18 @@ impl<T> Queue<T> {
         match self.control.phase {
             Phase::Calm => self.codel_arm(codel, now),
             Phase::Armed(_) => {
-                self.drop_front(Reason::Overload, drops);
+                self.drop_fresh(Reason::Overload, drops);
                 self.codel_enter(codel, now);
             }
             Phase::Dropping => {
-                self.drop_front(Reason::Overload, drops);
+                self.drop_fresh(Reason::Overload, drops);
                 self.codel_step(codel);
-                while self.control.drop_next <= now && self.len() > floor {
+                while self.control.drop_next <= now && self.len() > floor && !self.fresh.is_null() {
                     // Q1: the original does not look.
                     if self.codel_front_is_fast(codel, now) {
                         return self.wake;
                     }
-                    self.drop_front(Reason::Overload, drops);
+                    self.drop_fresh(Reason::Overload, drops);
                     self.codel_step(codel);
                 }
             }
@@ -295,18 +302,19 @@ impl<T> Queue<T> {
     }
 
     fn codel_front_is_fast(&mut self, codel: Codel, now: Time) -> bool {
-        let fast = self.oldest().filter(|send| codel.is_fast(*send, now));
+        let fast = self.oldest_fresh().filter(|send| codel.is_fast(*send, now));
         if let Some(send) = fast {
             self.wake = send + codel.target;
         }
         fast.is_some()
     }
 
-    fn codel_found_empty(&mut self, now: Time) -> Option<Entry<T>> {
-        if self.control.phase != Phase::Calm {
+    /// Hands out whoever is there when nobody fresh waits, or not at that end.
+    fn codel_pop_other(&mut self, key: Key, now: Time) -> Option<Entry<T>> {
+        if self.fresh.is_null() && self.control.phase != Phase::Calm {
             self.codel_calm(now);
         }
-        None
+        self.unlink(key)
     }
 
     fn codel_calm(&mut self, wake: Time) {

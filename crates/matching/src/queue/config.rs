@@ -185,6 +185,10 @@ pub enum ConfigError {
     Flows,
     /// A breaker without failures or probes, or with more than 100 percent.
     Breaker,
+    /// A rule of a valve that cannot size a pool.
+    Rule,
+    /// A pause that is not above zero, or above its own maximum.
+    Retry,
     /// Nobody to update.
     NoTarget,
     /// The same regulator and side twice.
@@ -202,6 +206,8 @@ impl fmt::Display for ConfigError {
             ConfigError::GiveUp => "give_up must not be below aim",
             ConfigError::Flows => "flows must be above zero",
             ConfigError::Breaker => "failures and probes must be above zero, percent at most 100",
+            ConfigError::Rule => "a pool is sized by an open, relative, codel or rate valve",
+            ConfigError::Retry => "retry must be above zero and not above retry_max",
             ConfigError::NoTarget => "there must be somebody to update",
             ConfigError::DuplicateTarget => "a regulator and side stand there twice",
         })

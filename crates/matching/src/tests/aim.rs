@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use crate::{Order, Queue, QueueConfig, Reason, Span, Time};
+use crate::{Discipline, Order, Queue, QueueConfig, Reason, Span, Time};
 
 /// What became of the load.
 struct Outcome {
@@ -97,4 +97,32 @@ fn a_line_nobody_serves_sheds_in_time() {
     }
     // The first 80 ms began with an empty line; in the next nobody got through.
     assert_eq!((calls, drops.len(), drops[0].reason), (2, 1, Reason::Overload));
+}
+
+/// A second in somebody's hands is no wait: whoever comes back is not shed, nor for its sake those
+/// who came just now.
+#[test]
+fn what_was_begun_is_not_shed() {
+    let at = Time::from_millis;
+    let codel = QueueConfig::codel(Span::from_millis(5), Span::from_millis(40));
+    for config in [aim(Order::Fifo), aim(Order::Lifo), aim(Order::Adaptive), codel] {
+        let (mut queue, mut drops) = (Queue::new(config, Time::ZERO), Vec::new());
+        queue.push(at(0), at(0), "first", &mut drops);
+        assert!(queue.pop(at(0), &mut drops).is_some());
+        queue.put_back(at(0), core::num::NonZero::<u64>::MIN, "first");
+        // The interval from 80 to 160 has somebody old in it, who says nothing.
+        queue.tick(at(170), &mut drops);
+        assert!(!queue.is_shedding(), "{config:?}");
+        // Nobody is served: others are shed, and it stays until it gives up.
+        for ms in 170..490 {
+            queue.push(at(ms), at(ms), "other", &mut drops);
+        }
+        assert!(drops.iter().all(|drop| drop.value == "other"), "{config:?}");
+        assert!(queue.is_shedding() && !drops.is_empty(), "{config:?}");
+        assert_eq!(queue.oldest(), Some(at(0)), "{config:?}");
+        queue.tick(at(500), &mut drops);
+        let first = drops.iter().find(|drop| drop.value == "first").map(|drop| drop.reason);
+        let gives_up = matches!(config.discipline, Discipline::Aim(_));
+        assert_eq!(first, gives_up.then_some(Reason::Expired), "{config:?}");
+    }
 }

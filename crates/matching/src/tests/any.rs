@@ -5,7 +5,8 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use crate::{AnyConfig, AnyLine, Broker, Drops, Flow, Line, Outcome, QueueConfig, Span, Time};
+use crate::{AnyConfig, AnyLine, Broker, Drops, FairConfig, FairQueue, Flow, Line, Outcome};
+use crate::{QueueConfig, Reason, Span, Time};
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Waiter(u32);
@@ -44,6 +45,37 @@ fn any_call() -> impl Strategy<Value = Call> {
 
 fn config(flows: u64) -> AnyConfig {
     AnyConfig { flows: NonZero::new(flows), ..QueueConfig::default().into() }
+}
+
+/// Whoever was put back is known as such in whatever its line becomes.
+#[test]
+fn what_was_begun_is_not_shed_after_a_move() {
+    let aim = QueueConfig::aim(Span::from_millis(20), Span::from_secs(9));
+    let aimed = |flows| AnyConfig { flows: NonZero::new(flows), ..aim.into() };
+    let fair = |flows| FairConfig { line: aim, flows };
+    let at = Time::from_millis;
+    let (mut line, mut drops) = (AnyLine::new(aimed(0), at(0)), Vec::new());
+    let mut fair_line = FairQueue::new(fair(1));
+    for id in [1, 2] {
+        line.push(at(0), at(0), Waiter(id), &mut drops);
+        Line::push(&mut fair_line, at(0), at(0), Waiter(id), &mut drops);
+    }
+    assert!(line.pop(at(0), &mut drops).is_some() && fair_line.pop(at(0), &mut drops).is_some());
+    line.put_back(at(1), at(0), NonZero::<u64>::MIN, Waiter(1));
+    Line::put_back(&mut fair_line, at(1), at(0), NonZero::<u64>::MIN, Waiter(1));
+    for (ms, flows) in [(2, 3), (3, 2), (4, 0), (5, 3)] {
+        line.reconfigure(at(ms), aimed(flows), &mut drops);
+        Line::reconfigure(&mut fair_line, at(ms), fair(flows.max(1)), &mut drops);
+    }
+    assert_eq!(drops, Vec::new());
+    for ms in (10..500).step_by(10) {
+        line.tick(at(ms), &mut drops);
+        fair_line.tick(at(ms), &mut drops);
+    }
+    let dropped: Vec<_> = drops.iter().map(|drop| (drop.value.0, drop.reason)).collect();
+    assert_eq!(dropped, [(2, Reason::Overload), (2, Reason::Overload)]);
+    assert_eq!((line.oldest(), line.oldest_fresh()), (Some(at(0)), None));
+    assert_eq!((fair_line.oldest(), fair_line.oldest_fresh()), (Some(at(0)), None));
 }
 
 proptest! {

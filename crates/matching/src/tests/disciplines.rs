@@ -1,6 +1,7 @@
 //! What holds for every line, whatever its discipline, under random calls and live changes of
 //! discipline: properties PQ1 to PQ15 of the specification sheet, section 4.
 
+use core::num::NonZero;
 use std::vec::Vec;
 
 use proptest::prelude::*;
@@ -18,6 +19,8 @@ enum Call {
     CancelTag(u32),
     Tick,
     Configure(QueueConfig),
+    /// Somebody who was handed out.
+    PutBack(usize),
 }
 
 fn span(range: core::ops::Range<i64>) -> impl Strategy<Value = Span> {
@@ -60,6 +63,7 @@ fn any_call() -> impl Strategy<Value = Call> {
         1 => (0u32..3).prop_map(Call::CancelTag),
         2 => Just(Call::Tick),
         1 => any_config().prop_map(Call::Configure),
+        2 => (0usize..8).prop_map(Call::PutBack),
     ]
 }
 
@@ -77,7 +81,8 @@ proptest! {
     ) {
         let now = Time::from_nanos(start);
         let queue = Queue::new(config, now);
-        let mut house = House { now, newest: now, queue, waiters: Vec::new(), ids: 0 };
+        let (waiters, out) = (Vec::new(), Vec::new());
+        let mut house = House { now, newest: now, queue, waiters, out, ids: 0 };
         for call in calls {
             house.call(&call);
         }
@@ -90,6 +95,8 @@ struct Waiter {
     send: Time,
     until: Time,
     key: Key,
+    /// It was handed out before.
+    returned: bool,
 }
 
 /// A queue beside a list that is told who left and only checks that they might.
@@ -98,6 +105,8 @@ struct House {
     newest: Time,
     queue: Queue<u32>,
     waiters: Vec<Waiter>,
+    /// Handed out.
+    out: Vec<Waiter>,
     ids: u32,
 }
 
@@ -105,18 +114,23 @@ impl House {
     fn call(&mut self, call: &Call) {
         let (now, before) = (self.now, *self.queue.config());
         // Below `min` a line has no timer, but the next who comes may make somebody due.
-        let timer = self.queue.deadline().filter(|_| self.queue.len() > before.min);
+        let mut timer = self.queue.deadline().filter(|_| self.queue.len() > before.min);
         let mut drops = Vec::new();
         let shedding = self.queue.is_shedding();
         let mut newcomer = None;
         match call {
             Call::Wait(span) => self.now += Span::from_nanos(*span),
             Call::Push(ago, until) => {
+                let alone = self.waiters.iter().all(|waiter| waiter.returned);
                 newcomer = self.push(*ago, *until, &mut drops);
+                // Who is late already has no timer before there is somebody.
+                let late = drops.iter().any(|drop| newcomer == Some(drop.value));
+                timer = timer.filter(|_| !(alone && late));
             }
             Call::Pop => {
                 let popped = self.queue.pop(now, &mut drops);
                 self.check_drops(&drops, &before, None);
+                assert!(popped.is_some() || self.waiters.is_empty(), "somebody is left behind");
                 let place = popped.map(|entry| (self.place(entry.value), entry.send));
                 if let Some((place, send)) = place {
                     let waiter = self.waiters[place];
@@ -129,7 +143,8 @@ impl House {
                     };
                     let end = if newest_first { self.waiters.len() - 1 } else { 0 };
                     assert_eq!(place, end, "handed out from the middle");
-                    self.waiters.remove(place);
+                    let waiter = self.waiters.remove(place);
+                    self.out.push(waiter);
                 }
                 self.compare(&drops, timer);
                 return;
@@ -140,6 +155,11 @@ impl House {
                 assert_eq!(self.queue.cancel_all(now, keys.clone(), &mut drops), keys.len());
                 self.waiters.retain(|waiter| waiter.id % 3 != *tag);
                 assert_eq!(self.queue.cancel_all(now, keys, &mut drops), 0, "cancelled twice");
+            }
+            Call::PutBack(which) => {
+                if !self.out.is_empty() {
+                    self.put_back(which % self.out.len());
+                }
             }
             Call::Tick => {
                 self.queue.tick(now, &mut drops);
@@ -159,6 +179,19 @@ impl House {
         self.compare(&drops, timer);
     }
 
+    /// Before everyone sent later; of one moment, in the order they came and before those who were
+    /// never handed out.
+    fn put_back(&mut self, which: usize) {
+        let Waiter { id, send, .. } = self.out.remove(which);
+        // Ids grow in the order of the pushes, as ranks must.
+        let rank = NonZero::new(u64::from(id) + 1).expect("above zero");
+        let key = self.queue.put_back(send, rank, id);
+        self.waiters.push(Waiter { id, send, until: Time::MAX, key, returned: true });
+        self.waiters.sort_by_key(|waiter| {
+            (waiter.send, if waiter.returned { waiter.id } else { u32::MAX })
+        });
+    }
+
     fn push(&mut self, ago: i64, until: Option<i64>, drops: &mut Vec<Dropped<u32>>) -> Option<u32> {
         let (now, id) = (self.now, self.ids);
         self.ids += 1;
@@ -168,13 +201,14 @@ impl House {
             Some(key) => {
                 let until = until.map_or(Time::MAX, |until| now + Span::from_nanos(until + 1));
                 self.queue.expire_at(key, until);
-                self.waiters.push(Waiter { id, send, until, key });
+                self.waiters.push(Waiter { id, send, until, key, returned: false });
             }
             None => {
                 let dropped = drops.iter().filter(|drop| drop.value == id);
                 assert_eq!(dropped.count(), 1, "a newcomer that is not in is dropped once");
                 let key = Key::default();
-                self.waiters.push(Waiter { id, send, until: Time::MAX, key });
+                let until = Time::MAX;
+                self.waiters.push(Waiter { id, send, until, key, returned: false });
             }
         }
         Some(id)
@@ -192,6 +226,7 @@ impl House {
             assert_eq!(waiter.send, drop.send);
             let sojourn = self.now - drop.send;
             let (oldest, last) = (place == 0, place == self.waiters.len());
+            let oldest_fresh = !waiter.returned && self.waiters[..place].iter().all(|w| w.returned);
             let gave_up = waiter.until <= self.now;
             match (drop.reason, config.discipline) {
                 (Reason::QueueFull, _) if newcomer == Some(drop.value) => {}
@@ -209,11 +244,11 @@ impl House {
                     assert!(oldest && sojourn >= aim.give_up)
                 }
                 (Reason::Overload, Discipline::Codel(codel)) => {
-                    assert!(oldest, "CoDel drops the oldest");
+                    assert!(oldest_fresh, "CoDel drops the oldest");
                     assert!(sojourn >= codel.target, "dropped although it was fast");
                 }
                 (Reason::Overload, Discipline::Aim(aim)) => {
-                    assert!(oldest && sojourn >= aim.aim.times(2));
+                    assert!(oldest_fresh && sojourn >= aim.aim.times(2));
                 }
                 (reason, _) => panic!("nobody is dropped here as {reason:?}"),
             }
@@ -227,6 +262,8 @@ impl House {
         assert_eq!(self.queue.iter().copied().collect::<Vec<_>>(), ids);
         assert_eq!(self.queue.len(), ids.len());
         assert_eq!(self.queue.oldest(), self.waiters.first().map(|waiter| waiter.send));
+        let fresh = self.waiters.iter().find(|waiter| !waiter.returned);
+        assert_eq!(self.queue.oldest_fresh(), fresh.map(|waiter| waiter.send));
         for waiter in &self.waiters {
             assert_eq!(self.queue.get(waiter.key), Some(&waiter.id));
         }

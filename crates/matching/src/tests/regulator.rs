@@ -20,6 +20,8 @@ enum Call {
     GoOn(usize),
     Update(i64),
     Tick,
+    /// Everybody who waits goes.
+    Drain,
     Configure(QueueConfig, ValveConfig),
 }
 
@@ -63,6 +65,7 @@ fn any_call() -> impl Strategy<Value = Call> {
         2 => (0usize..8).prop_map(Call::GoOn),
         2 => (-8i64..9).prop_map(Call::Update),
         1 => Just(Call::Tick),
+        1 => Just(Call::Drain),
         1 => (any_config(), any_valve()).prop_map(|(queue, valve)| Call::Configure(queue, valve)),
     ]
 }
@@ -129,6 +132,10 @@ proptest! {
                 }
                 Call::Update(value) => regulator.update(now, Span::from_nanos(value), &mut out),
                 Call::Tick => regulator.tick(now, &mut out),
+                Call::Drain => {
+                    regulator.drain(now, &mut out);
+                    assert!(regulator.is_empty(), "somebody waits still");
+                }
                 Call::Configure(queue, valve) => {
                     regulator.reconfigure(now, queue, valve, &mut out).expect("a good one");
                 }

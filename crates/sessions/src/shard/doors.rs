@@ -2,7 +2,7 @@
 //! inside when the rules change.
 
 use alloc::boxed::Box;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::mem;
 
@@ -58,14 +58,39 @@ impl Shard {
         self.settle(now);
     }
 
+    /// A layer below ZMTP, which the shell keeps, refused the peer: `kind` is a stable label, `why`
+    /// is for people.
+    pub fn fail_below(&mut self, now: Time, id: ConnId, kind: &'static str, why: String) {
+        self.floor.counters.failed_handshakes += 1;
+        self.floor.die(id, CloseReason::Zmtp(kind, why));
+        self.settle(now);
+    }
+
+    /// Too many handshakes of a layer below ZMTP wait to be computed.
+    pub fn crowd_out(&mut self, now: Time, id: ConnId) {
+        self.crowd(id);
+        self.settle(now);
+    }
+
+    fn crowd(&mut self, id: ConnId) {
+        self.floor.counters.crowded += 1;
+        self.floor.die(id, CloseReason::Crowded);
+    }
+
     /// Puts a step where it will be found: behind others of its kind, but those who showed that
     /// they get our answers come before those who did not.
     pub(super) fn queue_work(&mut self, id: ConnId) {
         let zmtp = self.floor.wire(id).and_then(Wire::zmtp);
         let Some(work) = zmtp.and_then(zmtp::Connection::take_work) else { return };
-        if self.work.len() >= self.floor.config.limits.handshakes {
-            self.floor.counters.crowded += 1;
-            return self.floor.die(id, CloseReason::Crowded);
+        let most = self.floor.config.limits.handshakes;
+        // Looked for only if there may be many, so that nobody can make us look all the time.
+        if self.work.len() >= most && self.abandoned >= most.div_ceil(2) {
+            self.abandoned = 0;
+            let floor = &mut self.floor;
+            self.work.retain(|(id, _)| floor.wire(*id).is_some_and(|wire| !wire.closing));
+        }
+        if self.work.len() >= most {
+            return self.crowd(id);
         }
         if work.is_urgent() {
             self.work.push_front((id, work));

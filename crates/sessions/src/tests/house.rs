@@ -3,13 +3,17 @@
 use core::net::SocketAddr;
 use std::boxed::Box;
 use std::collections::{BTreeMap, VecDeque};
+use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
 use super::peer::{Ear, Heard, command, greeting, ready};
-use crate::{Call, CloseReason, Cross, Dialect, Note, Outcome, Shard, ShardConfig, Speaks, Want};
+use crate::{
+    Call, CloseReason, Cross, Dialect, Lease, Note, Outcome, Shard, ShardConfig, Speaks, Want,
+};
 use bytes::Bytes;
-use engine::{ConnId, PrincipalId, Time};
+use engine::{ConnId, MatchRules, Place, PlaceRules, PrincipalId, RegulatorRules, SideRules, Time};
+use matching::ValveConfig;
 
 /// Bytes of the shell's read buffer.
 const BUFFER: usize = 64 * 1024;
@@ -52,7 +56,10 @@ pub(super) struct House {
 
 impl House {
     pub(super) fn new(config: &ShardConfig, shards: u8, piece: usize) -> House {
-        let shard = |me| Shard::new(config.clone(), (5, 6), me, shards, Time::ZERO);
+        let shard = |me| {
+            Shard::new(config.clone(), (5, 6), me, shards, Time::ZERO)
+                .with_rules_read_by(read_rules)
+        };
         House {
             now: Time::ZERO,
             shards: (0..shards).map(shard).collect(),
@@ -118,11 +125,18 @@ impl House {
         self.turn();
     }
 
-    pub(super) fn call(&mut self, shard: usize, service: &[u8], body: &[u8]) -> ConnId {
+    pub(super) fn call(
+        &mut self,
+        shard: usize,
+        service: &[u8],
+        body: &[u8],
+        lease: Option<Lease>,
+    ) -> ConnId {
         let (service, body) = (Bytes::copy_from_slice(service), Bytes::copy_from_slice(body));
         let fair_key = Bytes::new();
-        let id = self.shards[shard]
-            .call(self.now, Call { principal: PrincipalId::HOUSE, service, body, fair_key });
+        let principal = PrincipalId::HOUSE;
+        let call = Call { principal, service, body, fair_key, lease };
+        let id = self.shards[shard].call(self.now, call);
         self.turn();
         id
     }
@@ -160,6 +174,7 @@ impl House {
                     | Note::Denied(..)
                     | Note::Garbage(..)
                     | Note::Alarm(..)
+                    | Note::Place(..)
                     | Note::Drained => Seen::Note(note),
                 });
             }
@@ -309,6 +324,19 @@ impl Seen {
         match self {
             Seen::Heard(_, heard) => Some(heard),
             Seen::Closed(..) | Seen::Note(_) | Seen::Outcome(..) | Seen::TurnedAway => None,
+        }
+    }
+}
+
+/// Rules as they are written here: how many may run.
+fn read_rules(place: Place, _name: &[u8], text: &[u8]) -> Result<PlaceRules, String> {
+    let max = core::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    match place {
+        Place::Match => Ok(PlaceRules::Match(MatchRules::default())),
+        Place::Regulator => {
+            let max = max.ok_or("expected how many may run")?;
+            let valve = ValveConfig::limit(max);
+            Ok(PlaceRules::Regulator(RegulatorRules { line: SideRules::default(), valve }))
         }
     }
 }

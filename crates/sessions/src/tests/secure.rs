@@ -167,6 +167,7 @@ impl House {
                 | Note::WorkerDismissed(..)
                 | Note::Denied(..)
                 | Note::Alarm(..)
+                | Note::Place(..)
                 | Note::Garbage(..)
                 | Note::Drained => None,
             })
@@ -339,6 +340,26 @@ fn too_many_handshakes_at_once_are_turned_away() {
     let [first, second, ..] = &mut guests[..] else { panic!() };
     house.talk(&mut [first, second]);
     assert!(first.zmtp.is_ready() && second.zmtp.is_ready());
+}
+
+/// Whoever says HELLO and leaves at once, again and again, must not keep others out.
+#[test]
+fn who_left_takes_no_place_among_handshakes() {
+    let mut config = config();
+    config.limits.handshakes = 8;
+    let mut house = House::new(config);
+    house.works = false;
+    let mut stays = house.curve(2);
+    for _ in 0..100 {
+        let gone = house.curve(3);
+        house.shard.closed(house.now, gone.id);
+        assert!(house.shard.work_len() <= 8);
+    }
+    let mut comes = house.curve(2);
+    assert_eq!(house.shard.counters().crowded, 0);
+    house.works = true;
+    house.talk(&mut [&mut stays, &mut comes]);
+    assert!(stays.zmtp.is_ready() && comes.zmtp.is_ready());
 }
 
 #[test]

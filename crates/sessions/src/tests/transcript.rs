@@ -20,6 +20,9 @@
 //! | `close c1` | the peer goes away |
 //! | `stall c1`, `sip c1`, `read c1` | the peer stops reading, reads ten octets, reads again |
 //! | `call l1 echo "body" … `, `hang l1` | calls from inside |
+//! | `call l1+n …` | it keeps a lock it is given for n ms |
+//! | `goes_on l1 gate …`, `done l1 gate`, `failed` | under it: `lease=n`, `guesses`, `stranger` |
+//! | `answer e1 "frame" …` | the shell's answer to the first errand |
 //! | `configure key=n …`, `drain`, `shutdown` | |
 //! | `hold`, `let go` | what crosses between shards waits, or does no longer |
 //! | `show` | counters and connections |
@@ -34,10 +37,13 @@ use std::vec::Vec;
 
 use super::house::{House, Seen};
 use super::peer::{Heard, command, message, show};
-use crate::{Dialect, Note, Outcome, Pair, ShardConfig, Speaks, home_of};
+use crate::{Dialect, Errand, Lease, Note, Outcome, Pair, Sender, ShardConfig, Speaks, home_of};
 use bytes::Bytes;
-use engine::{ConnId, MatchRules, RegulatorRules, SideRules, Span, Time};
+use engine::{ConnId, MatchRules, PrincipalId, RegulatorRules, SideRules, Span, Time};
 use matching::ValveConfig;
+
+/// What calls that stay are known by.
+const SECRET: u128 = 0x5EC2E7;
 
 #[test]
 fn transcripts() {
@@ -121,6 +127,8 @@ struct Story {
     tokens: Vec<Vec<u8>>,
     /// Names of messages in the order they were first seen.
     messages: Vec<String>,
+    /// In the order in which they came.
+    errands: Vec<Sender>,
 }
 
 impl Story {
@@ -134,6 +142,7 @@ impl Story {
             ids: BTreeMap::new(),
             tokens: Vec::new(),
             messages: Vec::new(),
+            errands: Vec::new(),
         }
     }
 
@@ -153,6 +162,7 @@ impl Story {
                 self.house = House::new(&self.config, shards, self.piece);
                 self.tokens.clear();
                 self.messages.clear();
+                self.errands.clear();
                 self.ids.clear();
             }
             ["configure", ref keys @ ..] => {
@@ -182,17 +192,16 @@ impl Story {
             ["stall", name] => self.house.stall(self.ids[name], true),
             ["read", name] => self.house.stall(self.ids[name], false),
             ["sip", name] => self.house.sip(self.ids[name]),
-            ["call", name, service, ref body @ ..] => {
-                let body: Vec<Vec<u8>> = body.iter().map(|frame| self.frame(frame)).collect();
-                let shards = self.house.shards.len() - 1;
-                let id = self.house.call(shards, service.as_bytes(), &message(&body));
-                self.ids.insert(name.to_string(), id);
+            ["call", name, service, ref body @ ..] => self.call(name, service, body),
+            [word @ ("goes_on" | "done" | "failed"), name, place, ref options @ ..] => {
+                self.speak_again(word, name, place, options);
             }
             ["hang", name] => {
                 let (id, now) = (self.ids[name], self.house.now);
                 self.house.shard(id).hang_up(now, id);
                 self.house.turn();
             }
+            ["answer", errand, ref frames @ ..] => self.answer(errand, frames),
             ["drain"] => {
                 let now = self.house.now;
                 self.house.shards.iter_mut().for_each(|shard| shard.drain(now));
@@ -365,6 +374,63 @@ impl Story {
             };
             self.lines.push(format!("{prefix}{line}"));
         }
+        self.tell_errands(prefix);
+    }
+
+    fn answer(&mut self, errand: &str, frames: &[&str]) {
+        let frames: Vec<Vec<u8>> = frames.iter().map(|frame| self.frame(frame)).collect();
+        let to = self.errands[number(&errand[1..]) as usize - 1].clone();
+        let now = self.house.now;
+        if !self.house.shard(to.conn).answer(now, &to, message(&frames)) {
+            self.lines.push(format!("nobody takes {errand}"));
+        }
+        self.house.turn();
+    }
+
+    /// What the shell is asked to do.
+    fn tell_errands(&mut self, prefix: &str) {
+        let mut errands = Vec::new();
+        self.house.shards.iter_mut().for_each(|shard| shard.take_errands(&mut errands));
+        for Errand { from, principal: _, body } in errands {
+            let frames = zmtp::raw_frames(&body).map(|(_, frame)| format!(" {}", show(frame)));
+            let frames: String = frames.collect();
+            let (name, service) = (self.name(from.conn), show(&from.service));
+            let number = self.errands.len() + 1;
+            self.lines.push(format!("{prefix}errand e{number} of {name}: {service}{frames}"));
+            self.errands.push(from);
+        }
+    }
+
+    /// A call from inside: `l1`, or `l1+n` with a lease of so many milliseconds.
+    fn call(&mut self, name: &str, service: &str, body: &[&str]) {
+        let (name, lease) = match name.split_once('+') {
+            Some((name, millis)) => (name, Some(Span::from_millis(number(millis)))),
+            None => (name, None),
+        };
+        let lease = lease.map(|span| Lease { span, secret: SECRET });
+        let body: Vec<Vec<u8>> = body.iter().map(|frame| self.frame(frame)).collect();
+        let shards = self.house.shards.len() - 1;
+        let id = self.house.call(shards, service.as_bytes(), &message(&body), lease);
+        self.ids.insert(name.to_string(), id);
+    }
+
+    /// A call that stayed says another word.
+    fn speak_again(&mut self, word: &str, name: &str, place: &str, options: &[&str]) {
+        let (id, now) = (self.ids[name], self.house.now);
+        let stranger = options.contains(&"stranger");
+        let secret = if options.contains(&"guesses") { SECRET - 1 } else { SECRET };
+        let principal = if stranger { PrincipalId::ANONYMOUS } else { PrincipalId::HOUSE };
+        let span = options.iter().find_map(|option| option.strip_prefix("lease="));
+        let span = span.map(|millis| Span::from_millis(number(millis)));
+        let (shard, whose) = (self.house.shard(id), (principal, secret));
+        let place = place.as_bytes();
+        let heard = match word {
+            "goes_on" => shard.go_on(now, id, whose, place, span),
+            _ => shard.done(now, id, whose, place, word == "done"),
+        };
+        let stays = shard.stays(id);
+        self.lines.push(format!("{name} heard {heard} stays {stays}"));
+        self.house.turn();
     }
 
     fn note(&self, note: &Note) -> String {
@@ -380,6 +446,9 @@ impl Story {
             Note::Drained => "drained".into(),
             Note::Alarm(service, raised, _) => {
                 format!("note {} alarm {raised}", String::from_utf8_lossy(service))
+            }
+            Note::Place(_, name, change) => {
+                format!("place {} {}", String::from_utf8_lossy(name), change.as_str())
             }
             Note::Closed(..) => unreachable!("it was taken apart before"),
         }
@@ -470,6 +539,7 @@ fn set_all(config: &mut ShardConfig, keys: &[&str]) -> u8 {
         let service = &mut config.engine.defaults;
         match key {
             "shards" => shards = value as u8,
+            "titanic" => config.titanic = value != 0,
             "connections" => config.limits.connections = value as usize,
             "out_bytes" => config.limits.out_bytes = value as usize,
             "handshake" => config.limits.handshake = Span::from_millis(value),

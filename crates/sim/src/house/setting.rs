@@ -21,6 +21,8 @@ pub(crate) struct Setting {
     pub(crate) weather: Weather,
     pub(crate) clients: usize,
     pub(crate) workers: usize,
+    /// Peers that meet each other.
+    pub(crate) meeters: usize,
     pub(crate) noises: usize,
     /// How long things go wrong.
     pub(crate) faults: Span,
@@ -71,6 +73,7 @@ impl Setting {
         shard.zmtp.message_bytes_max = 1 << 20;
         shard.zmtp.frame_bytes_max = 1 << 20;
         shard.zmtp.frames_max = 100;
+        shard.engine.meetings = super::meeter::places();
         shard.engine.service_idle = Span::from_millis(rng.between(200, 5_000));
         let mut fault_weights = [6, 6, 6, 3, 5, 3, 2, 1];
         for weight in &mut fault_weights {
@@ -87,6 +90,7 @@ impl Setting {
             },
             clients: rng.between(1, 6) as usize,
             workers,
+            meeters: rng.pick(&[0, 2, 4, 8]),
             noises: rng.pick(&[0, 0, 1, 2, 3]),
             faults: Span::from_millis(rng.between(1_000, 12_000)),
             fault_every_ms: rng.pick(&[100, 1_000, 10_000]),

@@ -91,6 +91,7 @@ impl World<'_> {
 
     fn broker_forgets(&mut self, link: usize) {
         self.links[link].broker_done = true;
+        self.book.broker_lost(self.now, link);
         self.links[link].up.lose();
         self.link_by_conn.remove(&self.links[link].id);
         self.forget_worker(link);

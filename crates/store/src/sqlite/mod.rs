@@ -17,6 +17,8 @@ use crate::api::{Capabilities, Level};
 use crate::clock::Clock;
 use crate::committer::Engine;
 use crate::core::Settings;
+use crate::limits;
+use crate::promises::{Keeper, Promises};
 use rows::Sqlite;
 
 pub use guard::Refused;
@@ -63,8 +65,18 @@ pub fn open(path: &Path, clock: &Clock, options: Options) -> Result<(Engine, Rec
         concurrency_keys: true,
         queries: true,
         schedules: true,
+        pauses: true,
+        keeps_place: true,
+        payload: limits::PAYLOAD,
+        promises: promises(options.os_level),
     };
     let engine = Engine::start(rows, capabilities, options.settings).map_err(Refused::Unusable)?;
     recovered.took_ms = start.elapsed().as_millis() as u64;
     Ok((engine, recovered))
+}
+
+fn promises(os_level: bool) -> Promises {
+    use Keeper::{Nobody, Ours};
+    let stable = if os_level { Nobody } else { Ours };
+    Promises([stable, Ours, Ours, Ours, Ours, Ours, Ours, Ours, Ours, Nobody])
 }

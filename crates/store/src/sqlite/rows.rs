@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::cron::Schedule;
 use crate::memory::passes;
 use crate::row::{Row, Spec};
-use crate::rows::{Fault, Rows, Turns};
+use crate::rows::{Fault, Rows, Turns, Wants};
 use crate::task::{DeathReason, State};
 
 /// Larger payloads get a table of their own, so that a task changes state without moving them.
@@ -39,6 +39,8 @@ pub(super) struct Sqlite {
     last_fence: u64,
     /// What `meta` says of these two.
     stored: (u64, u64),
+    /// The same when the transaction began: what it gave goes with it.
+    begun: (u64, u64),
     schedules: Vec<(Schedule, Option<u64>)>,
     /// Counts that changed since `begin`: type, state, by.
     counted: Vec<(String, State, i64)>,
@@ -88,6 +90,7 @@ impl Sqlite {
             last_task: 0,
             last_fence: 0,
             stored: (0, 0),
+            begun: (0, 0),
             schedules: Vec::new(),
             counted: Vec::new(),
             reread: false,
@@ -97,7 +100,9 @@ impl Sqlite {
         };
         let recovered = rows.recover(clock).map_err(|fault| match fault {
             Fault::Broken(what) => Refused::Damaged { path: path.to_owned(), what },
-            Fault::Full(what) | Fault::Lost(what) | Fault::Failed(what) => Refused::Unusable(what),
+            Fault::Full(what) | Fault::Lost(what) | Fault::Failed(what) | Fault::Again(what) => {
+                Refused::Unusable(what)
+            }
         })?;
         // Without a reserve the store works; it only cannot settle on a full disk.
         let _ = rows.keep_reserve();
@@ -128,7 +133,7 @@ impl Sqlite {
         let floor = clock.now().wall * 1_000;
         self.last_task = number(self.meta("task")?).max(last_id).max(floor);
         self.last_fence = number(self.meta("fence")?).max(floor);
-        self.begin()?;
+        self.begin(&Wants::default())?;
         self.set_meta("clock", &kept)?;
         self.set_meta("clean", "no")?;
         self.set_meta("line", &clock.now().line.to_string())?;
@@ -290,7 +295,9 @@ fn configure(connection: &Connection, os_level: bool) -> rusqlite::Result<()> {
 fn damage_or(path: &Path, error: rusqlite::Error) -> Refused {
     match odd(error) {
         Fault::Broken(what) => Refused::Damaged { path: path.to_owned(), what },
-        Fault::Full(what) | Fault::Lost(what) | Fault::Failed(what) => Refused::Unusable(what),
+        Fault::Full(what) | Fault::Lost(what) | Fault::Failed(what) | Fault::Again(what) => {
+            Refused::Unusable(what)
+        }
     }
 }
 
@@ -365,9 +372,10 @@ fn read(from: &rusqlite::Row<'_>, names: &HashMap<i64, String>) -> rusqlite::Res
 }
 
 impl Rows for Sqlite {
-    fn begin(&mut self) -> Result<(), Fault> {
+    fn begin(&mut self, _wants: &Wants) -> Result<(), Fault> {
         self.counted.clear();
         self.reread = false;
+        self.begun = (self.last_task, self.last_fence);
         self.run("BEGIN IMMEDIATE", [])
     }
 
@@ -396,6 +404,8 @@ impl Rows for Sqlite {
             // What cannot be rolled back fails again, at the next call.
             let _ = self.run("ROLLBACK", []);
         }
+        // Or the next transaction would write although it only reads.
+        (self.last_task, self.last_fence) = self.begun;
         for (kind, state, by) in std::mem::take(&mut self.counted) {
             if let Some(kind) = self.kinds.get_mut(&kind) {
                 let count = &mut kind.counts[usize::from(state.code())];
@@ -413,9 +423,9 @@ impl Rows for Sqlite {
         Ok((first..=self.last_task).collect())
     }
 
-    fn fences(&mut self, count: usize) -> Result<Vec<u64>, Fault> {
+    fn fences(&mut self, rows: &[Row]) -> Result<Vec<u64>, Fault> {
         let first = self.last_fence + 1;
-        self.last_fence += count as u64;
+        self.last_fence += rows.len() as u64;
         Ok((first..=self.last_fence).collect())
     }
 
@@ -545,11 +555,14 @@ impl Rows for Sqlite {
         Ok(rows)
     }
 
-    fn ready(&mut self, kind: &str, limit: usize) -> Result<Vec<Row>, Fault> {
-        let Some(kind) = self.kind_id(kind) else { return Ok(Vec::new()) };
+    fn ready(&mut self, kinds: &[&str], limit: usize) -> Result<Vec<Vec<Row>>, Fault> {
         let select =
             format!("{SELECT} WHERE kind = ?1 AND state = 0 ORDER BY rank, tag, id LIMIT ?2");
-        self.many(&select, params![kind, limit])
+        let line = |kind: &&str| match self.kind_id(kind) {
+            None => Ok(Vec::new()),
+            Some(kind) => self.many(&select, params![kind, limit]),
+        };
+        kinds.iter().map(line).collect()
     }
 
     fn blocked(&mut self, key: &str, limit: usize) -> Result<Vec<Row>, Fault> {

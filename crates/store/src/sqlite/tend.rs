@@ -148,6 +148,8 @@ fn require(path: &Path) -> Result<(), Refused> {
 fn refused(path: &Path, fault: Fault) -> Refused {
     match fault {
         Fault::Broken(what) => Refused::Damaged { path: path.to_owned(), what },
-        Fault::Full(what) | Fault::Lost(what) | Fault::Failed(what) => Refused::Unusable(what),
+        Fault::Full(what) | Fault::Lost(what) | Fault::Failed(what) | Fault::Again(what) => {
+            Refused::Unusable(what)
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::ledger::Ledger;
 use crate::syscalls::{Disk, Event, record};
 
 /// The program that writes: built with the tests, from `examples/load.rs`.
-fn writer() -> PathBuf {
+pub(crate) fn writer() -> PathBuf {
     let test = env::current_exe().expect("this program");
     let target = test.parent().and_then(Path::parent).expect("a target directory");
     let program = target.join("examples/load");

@@ -13,6 +13,7 @@ pub(crate) struct Ledger {
     pub(crate) completed: HashSet<u64>,
     /// Completed more than once.
     pub(crate) twice: Vec<u64>,
+    pub(crate) fences: HashSet<u64>,
     pub(crate) last_fence: u64,
     pub(crate) other: Vec<String>,
 }
@@ -30,9 +31,28 @@ impl Ledger {
             let (_, fence) = rest.split_once(' ').expect("a fence");
             assert!(number(fence) > self.last_fence, "fences ascend: {line}");
             self.last_fence = number(fence);
+            self.fences.insert(number(fence));
         } else {
             self.other.push(line.to_owned());
         }
+    }
+
+    /// Adds what another writer of the same store said.
+    pub(crate) fn add(&mut self, other: Ledger) {
+        for id in other.enqueued {
+            assert!(self.enqueued.insert(id), "{id} was given twice");
+        }
+        for id in other.completed {
+            if !self.completed.insert(id) {
+                self.twice.push(id);
+            }
+        }
+        for fence in other.fences {
+            assert!(self.fences.insert(fence), "fence {fence} was given twice");
+        }
+        self.twice.extend(other.twice);
+        self.last_fence = self.last_fence.max(other.last_fence);
+        self.other.extend(other.other);
     }
 
     /// What of it the store at `path` does not know. It may know more: what was done but not
@@ -40,6 +60,19 @@ impl Ledger {
     pub(crate) fn missing_from(&self, path: &Path) -> Result<Vec<String>, sqlite::Refused> {
         let clock = Clock::new();
         let (store, _) = sqlite::open(path, &clock, Options::default())?;
+        // Its leases ended with the process that had them.
+        let missing = self.missing_in(&store, &clock, &[State::Ready]);
+        store.close();
+        Ok(missing)
+    }
+
+    /// What of it a store does not know. What was not completed is in one of the `open` states.
+    pub(crate) fn missing_in(
+        &self,
+        store: &dyn Store,
+        clock: &Clock,
+        open: &[State],
+    ) -> Vec<String> {
         let mut missing = Vec::new();
         let states: HashMap<u64, State> = self
             .enqueued
@@ -59,8 +92,8 @@ impl Ledger {
                 Some(state) if self.completed.contains(id) => {
                     missing.push(format!("{id} was completed and is {state:?}"));
                 }
-                Some(State::Ready) => {}
-                Some(state) => missing.push(format!("{id} should be ready and is {state:?}")),
+                Some(state) if open.contains(state) => {}
+                Some(state) => missing.push(format!("{id} should be {open:?} and is {state:?}")),
             }
         }
         let claim =
@@ -71,7 +104,6 @@ impl Ledger {
                 missing.push(format!("fence {} was given before", lease.token.fence));
             }
         }
-        store.close();
-        Ok(missing)
+        missing
     }
 }

@@ -2,6 +2,7 @@
 //! searched from end to end for every question.
 
 use proptest::prelude::*;
+use store::contract::Subject;
 use store::sqlite::{self, Options};
 use store::{
     Answer, Backoff, Claim, Clock, Command, Concurrency, Extend, NewTask, Now, Outcome, Policy,
@@ -10,6 +11,7 @@ use store::{
 };
 
 use crate::dir::Dir;
+use crate::postgres::{shared, with_a_clock_of_ours};
 
 /// One thing that is done. Tasks and leases are named by their place in what was made so far.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// When the line begins.
+const START: u64 = 1_000_000_000;
 const LEASE: u64 = 100;
 const ATTEMPTS: u32 = 3;
 const KEY_LIMIT: usize = 2;
@@ -227,6 +231,7 @@ impl Model {
 /// The store under test, and what its numbers are called in the model.
 struct Pair<'a> {
     store: &'a dyn Store,
+    set_clock: Option<&'a dyn Fn(u64)>,
     model: Model,
     ids: Vec<TaskId>,
     tokens: Vec<Token>,
@@ -234,7 +239,11 @@ struct Pair<'a> {
 
 impl Pair<'_> {
     fn now(&self) -> Now {
-        Now { line: 1_000 + self.model.now, wall: 1_000 + self.model.now }
+        let now = START + self.model.now;
+        if let Some(set_clock) = self.set_clock {
+            set_clock(now);
+        }
+        Now { line: now, wall: now }
     }
 
     fn run(&mut self, op: &Op) {
@@ -378,9 +387,11 @@ fn pick(n: usize, len: usize) -> Option<usize> {
     len.checked_sub(1).map(|last| last - n % len.min(12))
 }
 
-fn check(store: &dyn Store, ops: &[Op]) {
+fn check(subject: &Subject, ops: &[Op]) {
     let (ids, tokens) = (Vec::new(), Vec::new());
-    let mut pair = Pair { store, model: Model::default(), ids, tokens };
+    let store = &*subject.store;
+    let set_clock = subject.set_clock.as_deref();
+    let mut pair = Pair { store, set_clock, model: Model::default(), ids, tokens };
     ops.iter().for_each(|op| pair.run(op));
     pair.compare();
     store.close();
@@ -391,7 +402,7 @@ proptest! {
     #[test]
     fn memory_does_what_the_model_does(ops in prop::collection::vec(op(), 1..120)) {
         let (store, _) = memory::open(Settings::default()).expect("a store");
-        check(&store, &ops);
+        check(&store.into(), &ops);
     }
 }
 
@@ -401,6 +412,14 @@ proptest! {
     fn sqlite_does_what_the_model_does(ops in prop::collection::vec(op(), 1..120)) {
         let dir = Dir::fast();
         let opened = sqlite::open(&dir.path("m.db"), &Clock::new(), Options::default());
-        check(&opened.expect("a store").0, &ops);
+        check(&opened.expect("a store").0.into(), &ops);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 15, ..ProptestConfig::default() })]
+    #[test]
+    fn postgres_does_what_the_model_does(ops in prop::collection::vec(op(), 1..120)) {
+        check(&with_a_clock_of_ours(shared(), START), &ops);
     }
 }

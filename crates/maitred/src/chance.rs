@@ -5,11 +5,11 @@
 
 /// A source of chance.
 #[derive(Clone, Debug)]
-pub(super) struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
     /// The source of chance number `stream` of a seed.
-    pub(super) fn new(seed: u64, stream: u64) -> Chance {
+    pub(crate) fn new(seed: u64, stream: u64) -> Chance {
         let mut chance = Chance(seed ^ stream.wrapping_mul(0xD1B5_4A32_D192_ED03));
         // Seeds next to each other shall have nothing in common.
         Chance(chance.next())
@@ -24,18 +24,18 @@ impl Chance {
     }
 
     /// Above 0, at most 1: its logarithm is finite.
-    pub(super) fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         ((self.next() >> 11) + 1) as f64 * (-53_f64).exp2()
     }
 
     /// Exponentially distributed around a mean of 1.
-    pub(super) fn exponential(&mut self) -> f64 {
+    pub(crate) fn exponential(&mut self) -> f64 {
         -self.unit().ln()
     }
 
     /// Log-normally distributed around a mean of 1: `spread` is the standard deviation of the
     /// logarithm.
-    pub(super) fn lognormal(&mut self, spread: f64) -> f64 {
+    pub(crate) fn lognormal(&mut self, spread: f64) -> f64 {
         // Box and Muller; the second of the pair is left.
         let radius = (2.0 * self.exponential()).sqrt();
         let normal = radius * (std::f64::consts::TAU * self.unit()).cos();

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Calls `upper` over HTTP: call.sh [URL]
+set -eu
+url=${1:-http://127.0.0.1:8080}
+
+# --fail-with-body: a refusal is a failure, and its reason is shown.
+curl --silent --show-error --fail-with-body --data hello "$url/v1/services/upper?timeout=5s"
+echo
