@@ -439,8 +439,7 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
     }
     let ppp = ppp::settings(file.paranoid_pirate, &taken, &file.services, &mut shard)?;
     let taken: Vec<&Endpoint> = ppp.iter().flat_map(Queue::ends).chain(taken).collect();
-    let stomp =
-        stomp::settings(&file.stomp, overrides.stomp.as_deref(), mechanism, &taken, &mut shard)?;
+    let stomp = stomp::settings(&file.stomp, overrides, mechanism, &taken, &mut shard)?;
     let used = mdp.iter().map(|(_, mechanism, _)| *mechanism);
     let used: Vec<Mechanism> = used.chain(ppp.iter().map(|queue| queue.mechanism)).collect();
     let tokens = security::settings(&file.security, &file.principals, base, &used, &mut shard)?;

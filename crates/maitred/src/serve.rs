@@ -20,7 +20,7 @@ use crate::http::{self, House};
 use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
 use crate::tasks::{Desk, Opened, StoreUrl, Unopened, open_store};
-use crate::transport::{self, Place};
+use crate::transport::{self, Listener, Place};
 use crate::view::Clock;
 
 /// What to do if STOMP cannot be listened for.
@@ -182,13 +182,7 @@ impl Broker {
             let [front, back] = queue.listeners(place);
             ppp.push(([listen(front)?, listen(back)?], queue.service.clone()));
         }
-        let mut stomp = None;
-        if let Some(door) = &settings.stomp {
-            let (listener, place) = transport::listen(&door.endpoint, settings.insecure)
-                .map_err(|failure| failure.advise(OTHER_BROKER))?;
-            listeners.push((listener, door.dialect));
-            stomp = Some(place);
-        }
+        let stomp = listen_for_stomp(&settings, &mut listeners)?;
         let http = match &settings.http {
             None => None,
             Some(address) => {
@@ -348,6 +342,17 @@ impl Broker {
 const LAST_REPLIES: Duration = Duration::from_secs(1);
 
 /// Serves until `stopped` is over, and then finishes the replies that are under way.
+fn listen_for_stomp(
+    settings: &Settings,
+    listeners: &mut Vec<(Listener, Dialect)>,
+) -> Result<Option<Place>, Failure> {
+    let Some(door) = &settings.stomp else { return Ok(None) };
+    let (listener, place) = transport::listen(&door.endpoint, settings.insecure)
+        .map_err(|failure| failure.advise(OTHER_BROKER))?;
+    listeners.push((listener, door.dialect));
+    Ok(Some(place))
+}
+
 async fn serve_http(
     listener: std::net::TcpListener,
     house: Arc<House>,

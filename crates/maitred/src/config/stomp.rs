@@ -3,7 +3,7 @@
 use engine::Span;
 use sessions::{Dialect, ShardConfig, Speaks};
 
-use super::{Endpoint, Fault, Lasting, Mechanism, Scheme};
+use super::{Endpoint, Fault, Lasting, Mechanism, Overrides, Scheme};
 
 /// The table as it is written.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
@@ -24,11 +24,11 @@ pub(crate) struct Door {
     pub(crate) dialect: Dialect,
 }
 
-/// Checks the table and puts its rules into `shard`. `flag` overrides where to listen; `mechanism`
-/// is that of listeners that say nothing else; `taken` are endpoints of other listeners.
+/// Checks the table and puts its rules into `shard`. `overrides` may say where to listen;
+/// `mechanism` is that of listeners that say nothing else; `taken` are endpoints of others.
 pub(super) fn settings(
     written: &Written,
-    flag: Option<&str>,
+    overrides: &Overrides,
     mechanism: Mechanism,
     taken: &[&Endpoint],
     shard: &mut ShardConfig,
@@ -59,7 +59,7 @@ pub(super) fn settings(
         (Some(own), _) => own,
         (None, usual) => usual,
     };
-    let endpoint: Endpoint = match flag.or(written.listen.as_deref()) {
+    let endpoint: Endpoint = match overrides.stomp.as_deref().or(written.listen.as_deref()) {
         Some("off") => return Ok(None),
         Some(text) => text.parse().map_err(|message| Fault::told(&["stomp", "listen"], message))?,
         None => Endpoint { scheme: Scheme::Tcp, address: "127.0.0.1:61613".into() },
