@@ -52,11 +52,12 @@ class Response:
 class Broker:
     """One `maitred serve` in its own directory on ephemeral ports; it closes what it handed out."""
 
-    def __init__(self, directory, config="", *, mdp_option=True):
+    def __init__(self, directory, config="", *, mdp_option=True, stomp_option=ANY_PORT):
         self.directory = Path(directory)
         self.config = self.directory / "maitred.toml"
         self.config.write_text(config)
         self.mdp_option = mdp_option
+        self.stomp_option = stomp_option
         self.context = zmq.Context()
         self.context.set(zmq.MAX_SOCKETS, 8192)
         self.owned = []
@@ -68,13 +69,27 @@ class Broker:
         command = [binary(), "serve", "-c", self.config]
         if self.mdp_option:
             command += ["--mdp", endpoint]
+        if self.stomp_option:
+            command += ["--stomp", self.stomp_option]
         command += ["--http", http_address, "--data", self.directory / "data"]
         self.child = Child(command, env=quiet_environment(), cwd=self.directory)
         self.child.line(lambda line: line == "ready", timeout=15.0)
         self.endpoints = self._listening("mdp", r"t(cp|ls)://(127\.0\.0\.1|\[::1?\]|0\.0\.0\.0):[1-9]\d*|ipc://\S+")
+        self.stomp_endpoint = self._stomp()
         (self.http_url,) = self._listening("http", r"http://127\.0\.0\.1:[1-9]\d*")
         self.queues = self._queues()
         return self
+
+    def _stomp(self):
+        """Where STOMP is spoken, as printed."""
+        found = [line for line in self.child.stdout if line.startswith("listening stomp ")]
+        return found[0].split()[-1] if found else None
+
+    @property
+    def stomp_address(self):
+        """Host and port, as STOMP's clients take them."""
+        host, port = self.stomp_endpoint.removeprefix("tcp://").rsplit(":", 1)
+        return host, int(port)
 
     def _queues(self):
         """Front and back end of each Paranoid Pirate queue, as printed."""

@@ -37,7 +37,7 @@ def test_a_reader_that_goes_away_does_not_end_the_broker(tmp_path):
     endpoint = f"ipc://{tmp_path}/mdp"
     reader, writer = os.pipe()
     os.close(reader)
-    command = [binary(), "serve", "--mdp", endpoint, "--http", "off"]
+    command = [binary(), "serve", "--mdp", endpoint, "--stomp", "off", "--http", "off"]
     with subprocess.Popen(command, stdout=writer, env=quiet_environment(), cwd=tmp_path) as broker:
         os.close(writer)
         try:
@@ -327,6 +327,8 @@ def test_serve_refuses_a_wrong_file(tmp_path, text, line, named):
         file,
         "--mdp",
         "tcp://127.0.0.1:0",
+        "--stomp",
+        "off",
         "--http",
         "127.0.0.1:0",
         "--data",
@@ -394,11 +396,13 @@ def test_wrong_usage_fails_with_a_word_on_stderr(arguments):
 
 
 def test_a_port_in_use_is_said(broker, tmp_path):
-    done = run(
-        "serve", "--mdp", broker.endpoint, "--http", "127.0.0.1:0", "--data", tmp_path / "data"
-    )
-    assert done.returncode != 0
-    assert broker.endpoint.rsplit(":", 1)[1].encode() in done.stdout + done.stderr
+    free = {"--mdp": "tcp://127.0.0.1:0", "--stomp": "off", "--http": "127.0.0.1:0"}
+    for taken, endpoint in (("--mdp", broker.endpoint), ("--stomp", broker.stomp_endpoint)):
+        flags = [word for pair in (free | {taken: endpoint}).items() for word in pair]
+        done = run("serve", *flags, "--data", tmp_path / "data")
+        assert done.returncode != 0
+        assert endpoint.encode() in done.stderr
+        assert (b"--stomp off" in done.stderr) == (taken == "--stomp")
 
 
 def test_serve_with_http_off(tmp_path):
@@ -409,6 +413,8 @@ def test_serve_with_http_off(tmp_path):
             "serve",
             "--mdp",
             "tcp://127.0.0.1:0",
+            "--stomp",
+            "off",
             "--http",
             "off",
             "--data",
@@ -430,6 +436,9 @@ def test_binding_elsewhere_without_authentication_is_refused(tmp_path):
         "serve", "--mdp", "tcp://0.0.0.0:0", "--http", "127.0.0.1:0", "--data", tmp_path / "data"
     )
     assert done.returncode != 0 and b"insecure" in done.stdout + done.stderr
+    flags = ["--mdp", "off", "--stomp", "tcp://0.0.0.0:0", "--http", "off"]
+    done = run("serve", *flags, "--data", tmp_path / "data")
+    assert done.returncode != 0 and b"insecure" in done.stderr
 
 
 def test_help_and_version():

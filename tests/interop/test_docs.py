@@ -74,6 +74,26 @@ def test_the_paranoid_pirate_page_serves_a_python_user(start, tmp_path):
     assert (done.returncode, done.stdout) == (0, b"HELLO\n"), done.stderr
 
 
+def test_the_stomp_page_serves_a_python_user(broker, tmp_path):
+    """Its worker and its client as they stand there; then its login."""
+    where = f'("127.0.0.1", {broker.stomp_address[1]})'
+    for name in ("worker.py", "client.py"):
+        path = program("docs/stomp.md", name, broker, tmp_path)
+        path.write_text(path.read_text().replace('("127.0.0.1", 61613)', where))
+    python(broker, tmp_path / "worker.py")
+    broker.wait_workers("upper", 1)
+    client = [sys.executable, tmp_path / "client.py"]
+    done = subprocess.run(client, capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, b"200 HELLO\n"), done.stderr
+    text = (ROOT / "docs/stomp.md").read_text()
+    (login,) = re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S)
+    (tmp_path / "shop.toml").write_text(login)
+    (tmp_path / "shop.password").write_text("a cup of tea\n")
+    (tmp_path / "shop.password").chmod(0o600)
+    check = [binary(), "check", tmp_path / "shop.toml"]
+    subprocess.run(check, env=quiet_environment(), check=True, capture_output=True)
+
+
 def test_the_match_page_lets_two_programs_meet(start, tmp_path):
     """Its places as they are declared there, its program twice, and what the page says it prints."""
     text = (ROOT / "docs/match.md").read_text()
@@ -317,7 +337,7 @@ def test_the_five_steps_lock_a_broker(tmp_path):
     (command,) = console(serve)
     command = [part.strip("'").replace("*:5555", "127.0.0.1:0") for part in command[1:]]
     broker = Child(
-        [binary(), *command, "--http", "127.0.0.1:0"], cwd=tmp_path, env=quiet_environment()
+        [binary(), *command, "--stomp", "off", "--http", "127.0.0.1:0"], cwd=tmp_path, env=quiet_environment()
     )
     try:
         endpoint = broker.line(lambda line: line.startswith("listening mdp")).split()[-1]

@@ -493,7 +493,7 @@ def test_open_addresses_need_curve_or_a_word_of_the_operator(tmp_path, keys):
     def serve(config):
         path = tmp_path / "m.toml"
         path.write_text(config)
-        command = [binary(), "serve", "-c", path, "--http", "off"]
+        command = [binary(), "serve", "-c", path, "--stomp", "off", "--http", "off"]
         return Child(command, env=quiet_environment())
 
     listen = '[[mdp.listen]]\nendpoint = "tcp://0.0.0.0:0"\n'
@@ -540,7 +540,7 @@ def test_a_socket_in_the_file_system(start, tmp_path):
     broker.check_serving()
     # A second broker does not take it away from the first.
     broker.directory.joinpath("other.toml").write_text(ipc_config(path))
-    second = run("serve", "-c", broker.directory / "other.toml", "--http", "off")
+    second = run("serve", "-c", broker.directory / "other.toml", "--stomp", "off", "--http", "off")
     assert second.returncode == 1 and "another process listens there" in second.stderr
     called = run("call", "mmi.service", "echo", "--mdp", broker.endpoints[1])
     assert called.stdout == "200\n", called.stderr
@@ -562,7 +562,7 @@ def test_what_a_killed_broker_left_behind_is_no_obstacle(start, tmp_path):
     again.may_be_gone = True
     again.child.terminate()
     path.write_text("precious")
-    refused = run("serve", "-c", again.directory / "maitred.toml", "--http", "off")
+    refused = run("serve", "-c", again.directory / "maitred.toml", "--stomp", "off", "--http", "off")
     assert refused.returncode == 1 and "no socket" in refused.stderr
     assert path.read_text() == "precious"
 

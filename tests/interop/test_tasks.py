@@ -528,7 +528,7 @@ def test_without_a_store_it_says_so(start, tmp_path):
 
 def test_bad_stores_are_refused_at_the_start(tmp_path):
     def serve(*arguments):
-        command = [binary(), "serve", "--mdp", "off", "--http", "off", *arguments]
+        command = [binary(), "serve", "--mdp", "off", "--stomp", "off", "--http", "off", *arguments]
         return subprocess.run(
             command, env=quiet_environment(), capture_output=True, text=True, timeout=20,
             cwd=tmp_path,
@@ -549,7 +549,7 @@ def test_bad_stores_are_refused_at_the_start(tmp_path):
 
 def test_a_second_broker_is_kept_out(broker):
     path = broker.directory / "data/tasks.db"
-    command = [binary(), "serve", "--mdp", "off", "--http", "off", "--store", f"sqlite:{path}"]
+    command = [binary(), "serve", "--mdp", "off", "--stomp", "off", "--http", "off", "--store", f"sqlite:{path}"]
     done = subprocess.run(
         command, env=quiet_environment(), capture_output=True, text=True, timeout=20,
         cwd=broker.directory,
@@ -559,7 +559,7 @@ def test_a_second_broker_is_kept_out(broker):
 
 def test_the_usual_place_is_taken_only_if_it_is_free(tmp_path):
     """Nobody named a store: the first broker keeps tasks in its directory, the second none."""
-    command = [binary(), "serve", "--mdp", "off", "--http", "127.0.0.1:0"]
+    command = [binary(), "serve", "--mdp", "off", "--stomp", "off", "--http", "127.0.0.1:0"]
     first = Child(command, env=quiet_environment(), cwd=tmp_path)
     second = None
     try:

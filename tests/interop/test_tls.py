@@ -328,7 +328,7 @@ def test_beyond_loopback_tls_needs_somebody_to_prove_who_they_are(tmp_path, auth
         listen = f'endpoint = "tls://0.0.0.0:0"\nmechanism = "{mechanism}"'
         path = tmp_path / "m.toml"
         path.write_text(tls_config(certificate, listen=listen))
-        child = Child([binary(), "serve", "-c", path, "--http", "off"], env=quiet_environment())
+        child = Child([binary(), "serve", "-c", path, "--stomp", "off", "--http", "off"], env=quiet_environment())
         try:
             if starts:
                 child.line(lambda line: line == "ready")

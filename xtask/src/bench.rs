@@ -14,6 +14,7 @@ mod ppp;
 mod process;
 mod report;
 mod rooms;
+mod stomp;
 mod store;
 
 use std::fs;
@@ -27,7 +28,9 @@ use report::Report;
 /// The loads, by the names `maitred bench` knows.
 const LOADS: [&str; 5] = ["e1", "e2", "e3", "e4", "e5"];
 /// What else is measured.
-const ROOMS: [&str; 6] = ["latency", "memory", "idle", "ppp", "curve", "matching"];
+const ROOMS: [&str; 7] = ["latency", "memory", "idle", "ppp", "curve", "matching", "stomp"];
+/// Those of them that need no broker.
+const IN_PROCESS: [&str; 2] = ["matching", "stomp"];
 
 /// Measures what `args` name, by default all.
 ///
@@ -61,7 +64,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if wanted("matching") {
         matching::run(&mut report, sbroker.as_deref())?;
     }
-    if !all && args.iter().all(|arg| arg == "matching") {
+    if wanted("stomp") {
+        stomp::run(&mut report)?;
+    }
+    if !all && args.iter().all(|arg| IN_PROCESS.contains(&&**arg)) {
         println!("{}", report.finish());
         return Ok(());
     }

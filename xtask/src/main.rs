@@ -21,7 +21,7 @@ usage: cargo xtask COMMAND
   python [ARG ...]  run only the tests of clients/python and of examples; arguments go to pytest
   sim --seed N [--shards 2] [--log] [--planted NAME]  replay one simulated run
   tidy              check what no compiler checks: docs, names, arrows between crates
-  bench [e1 ... e5 latency memory idle curve matching] [--sbroker EBIN]  measure all or these;
+  bench [e1 ... e5 latency memory idle curve matching stomp] [--sbroker EBIN]  measure all or these;
                     EBIN: compiled modules of Erlang's sbroker, to measure matching beside it
   bench overload [--seconds N]  twice the load for 30 s on three brokers; writes docs/overload.md
   bench store       measure durable tasks per second beside bare fsyncs of the same disk

@@ -77,8 +77,12 @@ pub enum Effect<'a> {
         to: ConnId,
         /// The name under which the worker must answer.
         request: RequestId,
+        /// As it came with the request.
+        tag: u64,
         /// The payload the request came with.
         payload: &'a Bytes,
+        /// Length of the return envelope at the start of `payload`.
+        envelope: u32,
         /// Where in `payload` the body starts.
         body_at: u32,
         /// 1 for the first delivery.

@@ -105,6 +105,8 @@ struct Held {
     deliveries: u32,
     state: State,
     whole_replies: bool,
+    /// It stays when its client leaves.
+    detached: bool,
     /// A partial reply has reached the client.
     started: bool,
     /// The client left; the answer has nowhere to go.
@@ -266,6 +268,7 @@ impl Engine {
                     self.on_offer(now, conn, principal, service.as_slice(), concurrency, out);
                 }
             }
+            Event::Return { conn, request } => self.on_return(now, conn, request, out),
             Event::Withdraw { conn } => self.withdraw_worker(now, conn, out),
             Event::Gone { conn } => self.on_gone(now, conn, out),
             Event::Count { conn, service, tag, envelope } => {
@@ -494,6 +497,7 @@ impl Engine {
             deliveries: 0,
             state: State::Moving,
             whole_replies: request.whole_replies,
+            detached: request.detached,
             started: false,
             abandoned: false,
             prev: RequestKey::null(),
@@ -647,6 +651,22 @@ impl Engine {
         self.rest(now, service_key);
     }
 
+    fn on_return(&mut self, now: Time, id: ConnId, request: RequestId, out: &mut impl Out) {
+        let key = key_of(request);
+        let Some((key, (seat, _))) = key.and_then(|key| Some((key, self.lease_of(key, id)?)))
+        else {
+            return self.expel(now, id, Expulsion::StrayReply, out);
+        };
+        let service = self.requests[key].service;
+        let Some(held) = self.seats.get_mut(seat) else { return };
+        held.holds = Holds::Moving;
+        let since = held.since;
+        // Others that wait for a request come before the one that gave it back.
+        self.return_requests(now, service, alloc::vec![(key, since)], out);
+        self.offer_seat(now, service, seat, out);
+        self.rest(now, service);
+    }
+
     fn on_gone(&mut self, now: Time, id: ConnId, out: &mut impl Out) {
         let kept = self.keep_promise(id);
         // Requests before offers, so that none of its own moves from it to another worker; room
@@ -676,7 +696,7 @@ impl Engine {
             asked.push(at);
             at = core::mem::take(&mut held.next);
             held.prev = RequestKey::null();
-            held.abandoned = !planted!(self, ForgottenClient);
+            held.abandoned = !held.detached && !planted!(self, ForgottenClient);
         }
         for key in asked {
             let Some(held) = self.requests.get(key).filter(|held| held.abandoned) else { continue };
@@ -988,7 +1008,9 @@ impl Engine {
         out.emit(Effect::Deliver {
             to: seat.conn,
             request: name_of(request),
+            tag: held.tag,
             payload: &held.payload,
+            envelope: held.envelope,
             body_at: held.body_at,
             delivery,
         });

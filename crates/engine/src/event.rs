@@ -51,6 +51,8 @@ pub struct Request<'a> {
     /// The client sees replies only whole, so that a broken-off stream of partial replies may
     /// start again with another worker.
     pub whole_replies: bool,
+    /// Nobody waits for the answer: the request stays when its client leaves.
+    pub detached: bool,
 }
 
 /// Everything that can happen.
@@ -81,6 +83,14 @@ pub enum Event<'a> {
         last: bool,
         /// The worker says that it could not do what was asked: a breaker counts that.
         failed: bool,
+    },
+    /// A worker gives back a request it holds, and goes on: the request returns to the head of its
+    /// line, the worker offers itself again.
+    Return {
+        /// The worker's connection.
+        conn: ConnId,
+        /// The request, as the worker named it.
+        request: RequestId,
     },
     /// A connection stops being a worker but lives on.
     Withdraw {
@@ -141,6 +151,7 @@ impl Event<'_> {
                 first_frame: request.first_frame.into_static(),
                 fair_key: request.fair_key.into_static(),
                 whole_replies: request.whole_replies,
+                detached: request.detached,
             }),
             Event::Offer { conn, principal, service, concurrency } => {
                 Event::Offer { conn, principal, service: service.into_static(), concurrency }
@@ -148,6 +159,7 @@ impl Event<'_> {
             Event::Reply { conn, request, body, last, failed } => {
                 Event::Reply { conn, request, body: body.into_static(), last, failed }
             }
+            Event::Return { conn, request } => Event::Return { conn, request },
             Event::Withdraw { conn } => Event::Withdraw { conn },
             Event::Gone { conn } => Event::Gone { conn },
             Event::Count { conn, service, tag, envelope } => Event::Count {

@@ -17,6 +17,7 @@ mod lines;
 mod meetings;
 mod ppp;
 mod security;
+mod stomp;
 mod tasks;
 mod tls;
 
@@ -35,6 +36,7 @@ struct File {
     principals: BTreeMap<String, security::WrittenPrincipal>,
     mdp: Mdp,
     paranoid_pirate: Vec<ppp::Written>,
+    stomp: stomp::Written,
     http: HttpFile,
     limits: LimitsFile,
     defaults: Rules,
@@ -268,6 +270,8 @@ pub(crate) struct Settings {
     pub(crate) tokens: Tokens,
     /// Paranoid Pirate queues, in the order of the shard's pairs.
     pub(crate) ppp: Vec<Queue>,
+    /// `None` = no STOMP.
+    pub(crate) stomp: Option<stomp::Door>,
     /// `None` = no HTTP.
     pub(crate) http: Option<String>,
     pub(crate) http_token: Option<String>,
@@ -283,6 +287,7 @@ pub(crate) struct Settings {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
     pub(crate) mdp: Vec<String>,
+    pub(crate) stomp: Option<String>,
     pub(crate) http: Option<String>,
     /// Where tasks are kept.
     pub(crate) store: Option<String>,
@@ -433,6 +438,8 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
         queue.mechanism.get_or_insert(mechanism);
     }
     let ppp = ppp::settings(file.paranoid_pirate, &taken, &file.services, &mut shard)?;
+    let taken: Vec<&Endpoint> = ppp.iter().flat_map(Queue::ends).chain(taken).collect();
+    let stomp = stomp::settings(&file.stomp, overrides, mechanism, &taken, &mut shard)?;
     let used = mdp.iter().map(|(_, mechanism, _)| *mechanism);
     let used: Vec<Mechanism> = used.chain(ppp.iter().map(|queue| queue.mechanism)).collect();
     let tokens = security::settings(&file.security, &file.principals, base, &used, &mut shard)?;
@@ -454,6 +461,7 @@ fn settings(mut file: File, base: &Path, overrides: &Overrides) -> Result<Settin
         tls,
         tokens,
         ppp,
+        stomp,
         http,
         http_token: file.http.token,
         http_hosts: file.http.hosts,

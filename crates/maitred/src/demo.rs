@@ -21,6 +21,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let overrides = Overrides {
         mdp: vec!["tcp://127.0.0.1:0".into()],
+        stomp: Some("off".into()),
         http: Some("127.0.0.1:0".into()),
         ..Overrides::default()
     };

@@ -10,6 +10,8 @@ mod reactor;
 
 mod transport;
 
+mod goodbye;
+
 mod handshakes;
 
 mod tls;
@@ -75,6 +77,9 @@ enum Sub {
         /// Listen for Majordomo peers here, or `off`; may be repeated [default: tcp://127.0.0.1:5555]
         #[arg(long, value_name = "ENDPOINT")]
         mdp: Vec<String>,
+        /// Listen for STOMP peers here, or `off` [default: tcp://127.0.0.1:61613]
+        #[arg(long, value_name = "ENDPOINT")]
+        stomp: Option<String>,
         /// Listen for HTTP here, or `off` [default: 127.0.0.1:8080]
         #[arg(long, value_name = "ADDR")]
         http: Option<String>,
@@ -238,6 +243,13 @@ impl Failure {
     pub(crate) fn config(message: impl Into<String>) -> Failure {
         Failure { code: 2, message: message.into() }
     }
+
+    /// The same, with what to do about it.
+    pub(crate) fn advise(mut self, advice: &str) -> Failure {
+        self.message.push_str("; ");
+        self.message.push_str(advice);
+        self
+    }
 }
 
 fn main() -> ExitCode {
@@ -258,8 +270,8 @@ fn main() -> ExitCode {
 
 fn run(command: Sub) -> Result<(), Failure> {
     match command {
-        Sub::Serve { config, mdp, http, data, store, aim, give_up, log_format } => {
-            let overrides = config::Overrides { mdp, http, store, log_format, aim, give_up };
+        Sub::Serve { config, mdp, stomp, http, data, store, aim, give_up, log_format } => {
+            let overrides = config::Overrides { mdp, stomp, http, store, log_format, aim, give_up };
             serve::run(config, overrides, data)
         }
         Sub::Call(args) => call::run(&args),

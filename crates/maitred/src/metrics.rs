@@ -63,6 +63,12 @@ impl Collector for Scrape {
         counter("maitred_turned_away", "Connections over the limit", counters.turned_away)?;
         counter("maitred_messages", "Messages received", counters.messages)?;
         counter("maitred_garbage", "Messages that made no sense", counters.garbage)?;
+        counter("maitred_topic_copies", "Copies given to subscribers of topics", counters.copies)?;
+        counter(
+            "maitred_topic_copies_dropped",
+            "Copies not given to subscribers of topics that did not read",
+            counters.copies_dropped,
+        )?;
         counter("maitred_received_bytes", "Bytes read", snapshot.traffic.bytes_in)?;
         counter("maitred_sent_bytes", "Bytes written", snapshot.traffic.bytes_out)?;
         counter("maitred_turns", "Turns of the reactor", snapshot.traffic.turns)?;

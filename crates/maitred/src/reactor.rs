@@ -22,6 +22,7 @@ use mio::{Events, Interest, Poll, Token};
 use sessions::{Call, CloseReason, Dialect, Errand, Note, Outcome, Shard, Want};
 use tokio::sync::oneshot;
 
+use crate::goodbye::Goodbyes;
 use crate::handshakes::Handshakes;
 use crate::inbox::{Again, Command, Detail, Inbox};
 use crate::tasks::{Answered, Denial, Desk};
@@ -84,6 +85,7 @@ pub(crate) struct Reactor {
     handshakes: Option<Handshakes>,
     /// By the slot of their id.
     sockets: Vec<Option<Socket>>,
+    goodbyes: Goodbyes,
     /// Connections to read in this turn or the next.
     ready: VecDeque<ConnId>,
     buffer: Box<[u8]>,
@@ -149,6 +151,7 @@ impl Reactor {
             tls,
             handshakes,
             sockets: Vec::new(),
+            goodbyes: Goodbyes::default(),
             ready: VecDeque::new(),
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             desk: None,
@@ -209,6 +212,7 @@ impl Reactor {
                 self.shard.tick(now);
             }
             self.settle(now);
+            self.goodbyes.listen(&mut self.buffer);
             self.log();
             spin = count == 1 && waited < 4 * SPIN;
             let is_over = self.drain_until.is_some_and(|until| until <= Instant::now());
@@ -240,7 +244,8 @@ impl Reactor {
         }
         let now = self.clock.now();
         let due = self.shard.deadline().map(|due| Duration::from(due - now));
-        let instants = [self.accept_again, self.drain_until].into_iter().flatten();
+        let instants = [self.accept_again, self.drain_until, self.goodbyes.next()];
+        let instants = instants.into_iter().flatten();
         let other = instants.min().map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = due.into_iter().chain(other).min();
         self.poll_once(events, timeout)?;
@@ -504,31 +509,42 @@ impl Reactor {
             self.shard.take_closing(&mut ids);
             let Some(id) = ids.pop() else { break };
             self.flush(now, id);
-            self.close(now, id);
+            if let Some(stream) = self.end(now, id) {
+                self.goodbyes.add(stream);
+            }
         }
         self.scratch.ids = ids;
     }
 
     fn close(&mut self, now: Time, id: ConnId) {
-        if let Some(place) = self.sockets.get_mut(id.slot() as usize)
-            && place.as_ref().is_some_and(|socket| socket.id == id)
-            && let Some(mut socket) = place.take()
-        {
-            // Both may fail on a connection that is already gone; there is nothing else to do.
-            let _ = self.poll.registry().deregister(&mut socket.stream);
-            let _ = socket.stream.finish();
-            if socket.stream.is_shaking()
-                && let Some(handshakes) = &mut self.handshakes
-            {
-                handshakes.abandon();
-            }
-        }
+        drop(self.end(now, id));
+    }
+
+    /// Ends a connection; what is left of it is a socket that may still be read.
+    fn end(&mut self, now: Time, id: ConnId) -> Option<Stream> {
+        let stream = self.hang_up(id);
         if self.errands > 0
             && let Some(desk) = &self.desk
         {
             desk.gone(id);
         }
         self.shard.closed(now, id);
+        stream
+    }
+
+    /// Says that nothing more comes, and gives up the socket.
+    fn hang_up(&mut self, id: ConnId) -> Option<Stream> {
+        let place = self.sockets.get_mut(id.slot() as usize)?;
+        let mut socket = place.take_if(|socket| socket.id == id)?;
+        // Both may fail on a connection that is already gone; there is nothing else to do.
+        let _ = self.poll.registry().deregister(&mut socket.stream);
+        let _ = socket.stream.finish();
+        if socket.stream.is_shaking()
+            && let Some(handshakes) = &mut self.handshakes
+        {
+            handshakes.abandon();
+        }
+        Some(socket.stream)
     }
 
     /// Connections that were paused are read again if there was something left.
@@ -824,7 +840,7 @@ fn log_closed(id: ConnId, remote: Option<std::net::SocketAddr>, reason: &CloseRe
         CloseReason::Ended | CloseReason::Shutdown | CloseReason::Idle | CloseReason::PeerTtl => {
             tracing::debug!(conn = ?id, %remote, reason = label, "connection closed");
         }
-        CloseReason::Zmtp(_, detail) => {
+        CloseReason::Zmtp(_, detail) | CloseReason::Stomp(_, detail) => {
             tracing::warn!(conn = ?id, %remote, reason = label, detail, "connection refused");
         }
         CloseReason::Handshake

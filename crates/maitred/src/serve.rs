@@ -20,8 +20,12 @@ use crate::http::{self, House};
 use crate::inbox::{Command, Inbox};
 use crate::reactor::Reactor;
 use crate::tasks::{Desk, Opened, StoreUrl, Unopened, open_store};
-use crate::transport::{self, Place};
+use crate::transport::{self, Listener, Place};
 use crate::view::Clock;
+
+/// What to do if STOMP cannot be listened for.
+const OTHER_BROKER: &str = "if another STOMP broker has this port, choose another one with \
+                            --stomp tcp://127.0.0.1:PORT, or none with --stomp off";
 
 /// What a reload found.
 pub(crate) struct NewRules {
@@ -53,6 +57,9 @@ impl Source {
             needs_restart.push("paranoid_pirate");
             // Listeners refer to their queues by place.
             shard.pairs.clone_from(&old.shard.pairs);
+        }
+        if new.stomp != old.stomp {
+            needs_restart.push("stomp.listen");
         }
         if new.tokens != old.tokens {
             needs_restart.push("principals.token_file");
@@ -137,6 +144,7 @@ pub(crate) struct Broker {
     mdp: Vec<Place>,
     /// Front and back end of each Paranoid Pirate queue, and its service.
     ppp: Vec<([Place; 2], String)>,
+    stomp: Option<Place>,
     runtime: Runtime,
     /// SIGTERM, SIGINT, SIGHUP: heard from here on.
     signals: [Signal; 3],
@@ -174,6 +182,7 @@ impl Broker {
             let [front, back] = queue.listeners(place);
             ppp.push(([listen(front)?, listen(back)?], queue.service.clone()));
         }
+        let stomp = listen_for_stomp(&settings, &mut listeners)?;
         let http = match &settings.http {
             None => None,
             Some(address) => {
@@ -217,6 +226,7 @@ impl Broker {
             http,
             mdp,
             ppp,
+            stomp,
             runtime,
             signals,
         })
@@ -241,7 +251,8 @@ impl Broker {
                 format!("listening ppp-backend {back} service {service}"),
             ]
         });
-        mdp.chain(ppp).chain(http).collect()
+        let stomp = self.stomp.iter().map(|address| format!("listening stomp {address}"));
+        mdp.chain(ppp).chain(stomp).chain(http).collect()
     }
 
     /// A line to try for each listener.
@@ -254,6 +265,14 @@ impl Broker {
         if let Some(([front, back], service)) = self.ppp.first() {
             hints.push(format!("try: maitred work {service} --ppp {back} -- tr a-z A-Z"));
             hints.push(format!("     maitred call {service} 'hello' --ppp {front}"));
+        }
+        if let Some(Place::Tcp(address)) = &self.stomp {
+            hints.push(format!(
+                "     printf 'STOMP\\n\\n\\0SEND\\ndestination:/service/upper\\n\
+                 reply-to:/temp-queue/a\\n\\nhello\\0' | nc -q 1 {} {}",
+                address.ip(),
+                address.port()
+            ));
         }
         if let Some((_, address)) = &self.http {
             hints.push(format!("     curl -d hello http://{address}/v1/services/upper"));
@@ -323,6 +342,17 @@ impl Broker {
 const LAST_REPLIES: Duration = Duration::from_secs(1);
 
 /// Serves until `stopped` is over, and then finishes the replies that are under way.
+fn listen_for_stomp(
+    settings: &Settings,
+    listeners: &mut Vec<(Listener, Dialect)>,
+) -> Result<Option<Place>, Failure> {
+    let Some(door) = &settings.stomp else { return Ok(None) };
+    let (listener, place) = transport::listen(&door.endpoint, settings.insecure)
+        .map_err(|failure| failure.advise(OTHER_BROKER))?;
+    listeners.push((listener, door.dialect));
+    Ok(Some(place))
+}
+
 async fn serve_http(
     listener: std::net::TcpListener,
     house: Arc<House>,

@@ -89,7 +89,7 @@ pub(crate) struct Worker {
     /// In whose name it serves.
     #[serde(default)]
     pub(crate) principal: String,
-    /// `mdp/0.1`, `mdp/0.2`, `ppp`, or `ppp/text`.
+    /// `mdp/0.1`, `mdp/0.2`, `ppp`, `ppp/text`, or `stomp/` and a version.
     pub(crate) protocol: String,
     pub(crate) concurrency: usize,
     /// Requests it holds.

@@ -27,6 +27,8 @@ pub struct Limits {
     pub garbage: u32,
     /// Octets of a service name.
     pub name_bytes: usize,
+    /// Subscriptions of one STOMP connection.
+    pub subscriptions: usize,
 }
 
 impl Default for Limits {
@@ -39,6 +41,7 @@ impl Default for Limits {
             idle: Span::MAX,
             garbage: 100,
             name_bytes: 255,
+            subscriptions: 1_000,
         }
     }
 }
@@ -71,6 +74,8 @@ pub enum Speaks {
     PirateFront(usize),
     /// Workers of this one of [`ShardConfig::pairs`].
     PirateBack(usize),
+    /// STOMP, in all roles.
+    Stomp,
 }
 
 /// A Paranoid Pirate queue: a front end for clients and a back end for workers of one service.
@@ -91,6 +96,8 @@ pub struct ShardConfig {
     pub engine: engine::Config,
     /// What ZMTP peers may send.
     pub zmtp: zmtp::Limits,
+    /// What STOMP peers may send, and how often they are heard and hear of us.
+    pub stomp: stomp::Config,
     /// What connections may take.
     pub limits: Limits,
     /// Time between heartbeats.
@@ -112,7 +119,7 @@ impl ShardConfig {
     /// Interval and liveness of heartbeats towards the peers of a listener.
     pub(crate) fn rhythm(&self, speaks: Speaks) -> (Span, u32) {
         let pair = match speaks {
-            Speaks::Majordomo => None,
+            Speaks::Majordomo | Speaks::Stomp => None,
             Speaks::PirateFront(pair) | Speaks::PirateBack(pair) => self.pairs.get(pair),
         };
         pair.map_or((self.heartbeat, self.liveness), |pair| (pair.heartbeat, pair.liveness))
@@ -124,6 +131,12 @@ impl Default for ShardConfig {
         ShardConfig {
             engine: engine::Config::default(),
             zmtp: zmtp::Limits::default(),
+            stomp: {
+                let mut stomp = stomp::Config::new(stomp::Role::Server);
+                // As often as the client wishes, down to this.
+                stomp.heart_beat = stomp::HeartBeat { send_ms: 500, receive_ms: 500 };
+                stomp
+            },
             limits: Limits::default(),
             // Beats every 1 to 2 s starve the old Lua worker, which beats only when its own poll of
             // 2.5 s finds nothing.

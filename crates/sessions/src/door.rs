@@ -32,6 +32,11 @@ impl Credentials {
         self.password_by_name.insert(name.into(), Zeroizing::new(password.into()));
     }
 
+    /// Whether anybody has a password.
+    pub(crate) fn has_passwords(&self) -> bool {
+        !self.password_by_name.is_empty()
+    }
+
     /// Whose claim this is, if it is true.
     pub(crate) fn check(&self, claim: &Claim<'_>) -> Option<(&str, Proof)> {
         match claim {

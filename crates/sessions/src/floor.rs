@@ -1,5 +1,6 @@
 //! The connections of one shard, and what the engine's effects do to them.
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
@@ -21,7 +22,10 @@ use crate::meet;
 use crate::shard::{Counters, Guest};
 use crate::strikes::Strikes;
 use crate::tongue::{Asker, Tongue};
+use crate::topics::Topics;
 use crate::wire::{Partial, Role, Wire};
+
+mod stomp;
 
 /// Buffers kept for connections that write again.
 const SPARE_BUFFERS: usize = 256;
@@ -36,6 +40,8 @@ pub enum CloseReason {
     /// The peer broke ZMTP or a limit of it, or what the shell speaks below it; the label is
     /// stable, the text is for people.
     Zmtp(&'static str, String),
+    /// The peer broke STOMP, or asked for what it may not have or there is not.
+    Stomp(&'static str, String),
     /// The handshake took too long.
     Handshake,
     /// It did not answer PING.
@@ -62,7 +68,7 @@ impl CloseReason {
     pub fn as_str(&self) -> &'static str {
         match self {
             CloseReason::Ended => "ended",
-            CloseReason::Zmtp(kind, _) => kind,
+            CloseReason::Zmtp(kind, _) | CloseReason::Stomp(kind, _) => kind,
             CloseReason::Handshake => "handshake_timeout",
             CloseReason::Dead => "dead",
             CloseReason::PeerTtl => "peer_ttl",
@@ -130,8 +136,8 @@ pub enum Cross {
     Event(Event<'static>),
     /// As above, an offer: which term of its connection as a worker begins.
     Offer(u32, Event<'static>),
-    /// For a worker: term, request, payload, where the body starts.
-    Deliver(ConnId, u32, RequestId, Bytes, u32),
+    /// For a worker: term, and what it is given.
+    Deliver(ConnId, u32, Given<'static>),
     /// For a client: home, request, tag, envelope, service, body, whether last. Requests of
     /// different homes may have the same id.
     Reply(ConnId, u8, RequestId, u64, Bytes, Bytes, Bytes, bool),
@@ -145,17 +151,32 @@ pub enum Cross {
     Met(ConnId, u64, Bytes, Met<'static>),
     /// For a worker: term, reason.
     Expel(ConnId, u32, Expulsion),
+    /// For whoever listens to a topic: its destination, headers, body.
+    Publish(Bytes, Bytes, Bytes),
     /// For any connection: home; there is no room for its request, stop reading it.
     Pause(ConnId, u8),
     /// For any connection: home; there is room again.
     Resume(ConnId, u8),
 }
 
+/// A request as a worker is given it.
+#[derive(Clone, Debug)]
+pub struct Given<'a> {
+    pub(crate) request: RequestId,
+    pub(crate) tag: u64,
+    pub(crate) payload: Cow<'a, Bytes>,
+    pub(crate) envelope: u32,
+    pub(crate) body_at: u32,
+    pub(crate) delivery: u32,
+}
+
 impl Cross {
     fn from_effect(home: u8, term: u32, effect: Effect<'_>) -> Option<Cross> {
         Some(match effect {
-            Effect::Deliver { to, request, payload, body_at, .. } => {
-                Cross::Deliver(to, term, request, payload.clone(), body_at)
+            Effect::Deliver { to, request, tag, payload, envelope, body_at, delivery } => {
+                let payload = Cow::Owned(payload.clone());
+                let given = Given { request, tag, payload, envelope, body_at, delivery };
+                Cross::Deliver(to, term, given)
             }
             Effect::Reply { to, request, tag, envelope, service, body, last } => Cross::Reply(
                 to,
@@ -204,19 +225,23 @@ impl Cross {
             | Cross::Restart(..)
             | Cross::Count(..)
             | Cross::Met(..)
+            | Cross::Publish(..)
             | Cross::Pause(..)
             | Cross::Resume(..) => None,
         }
     }
 
     /// Hands the effect that crossed to `f`, with the shard whose engine named its request. An
-    /// event is not an effect.
+    /// event is not an effect, and neither is what concerns topics.
     pub(crate) fn with_effect(self, f: impl FnOnce(u8, Effect<'_>)) {
         match self {
-            Cross::Event(_) | Cross::Offer(..) => {}
-            Cross::Deliver(to, _, request, payload, body_at) => {
-                let (payload, delivery) = (&payload, 1);
-                f(to.shard(), Effect::Deliver { to, request, payload, body_at, delivery });
+            Cross::Event(_) | Cross::Offer(..) | Cross::Publish(..) => {}
+            Cross::Deliver(to, _, given) => {
+                let Given { request, tag, payload, envelope, body_at, delivery } = given;
+                let payload = &*payload;
+                let effect =
+                    Effect::Deliver { to, request, tag, payload, envelope, body_at, delivery };
+                f(to.shard(), effect);
             }
             Cross::Reply(to, home, request, tag, envelope, service, body, last) => {
                 let (envelope, service, body) = (&envelope, &service, Blob::Shared(body));
@@ -253,6 +278,17 @@ enum Conn {
     Free,
     Wire(Box<Wire>),
     Local(Local),
+    Seat(Seat),
+}
+
+/// What stands for one subscription of a STOMP connection towards the engine, as if it were a
+/// connection of its own: a worker serves one service.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat {
+    pub(crate) owner: ConnId,
+    /// Which of its subscriptions.
+    pub(crate) sub: u32,
+    known_to: u64,
 }
 
 /// A call from inside the process, such as an HTTP request.
@@ -290,6 +326,9 @@ pub(crate) struct Floor {
     pub(crate) paused_afar: Vec<ConnId>,
     /// Connections of other shards there is room for, in the order in which they were held back.
     pub(crate) resumed_afar: VecDeque<ConnId>,
+    /// Messages of queues that are done because they were written.
+    pub(crate) settled: VecDeque<(ConnId, RequestId)>,
+    pub(crate) topics: Topics,
 }
 
 impl Floor {
@@ -314,6 +353,8 @@ impl Floor {
             terms: BTreeMap::new(),
             paused_afar: Vec::new(),
             resumed_afar: VecDeque::new(),
+            settled: VecDeque::new(),
+            topics: Topics::default(),
         }
     }
 
@@ -327,6 +368,10 @@ impl Floor {
         self.insert(Conn::Local(Local { guest, ..Local::default() }))
     }
 
+    pub(crate) fn insert_seat(&mut self, owner: ConnId, sub: u32) -> ConnId {
+        self.insert(Conn::Seat(Seat { owner, sub, known_to: 0 }))
+    }
+
     fn insert(&mut self, conn: Conn) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, conn: Conn::Free });
@@ -335,6 +380,11 @@ impl Floor {
         let place = &mut self.slots[slot as usize];
         place.conn = conn;
         ConnId::new(self.me, slot, place.generation)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.iter().all(|slot| matches!(slot.conn, Conn::Free))
     }
 
     pub(crate) fn remove(&mut self, id: ConnId) {
@@ -356,15 +406,41 @@ impl Floor {
             Conn::Wire(wire) if slot.generation == id.generation() && id.shard() == self.me => {
                 Some(wire)
             }
-            Conn::Wire(_) | Conn::Local(_) | Conn::Free => None,
+            Conn::Wire(_) | Conn::Local(_) | Conn::Seat(_) | Conn::Free => None,
         }
+    }
+
+    /// A connection, and the rules it is under.
+    pub(crate) fn wire_and_config(&mut self, id: ConnId) -> Option<(&mut Wire, &ShardConfig)> {
+        let slot = self.slots.get_mut(id.slot() as usize)?;
+        match &mut slot.conn {
+            Conn::Wire(wire) if slot.generation == id.generation() && id.shard() == self.me => {
+                Some((wire, &self.config))
+            }
+            Conn::Wire(_) | Conn::Local(_) | Conn::Seat(_) | Conn::Free => None,
+        }
+    }
+
+    pub(crate) fn seat(&self, id: ConnId) -> Option<Seat> {
+        let slot = self.slots.get(id.slot() as usize)?;
+        match &slot.conn {
+            Conn::Seat(seat) if slot.generation == id.generation() && id.shard() == self.me => {
+                Some(*seat)
+            }
+            Conn::Wire(_) | Conn::Local(_) | Conn::Seat(_) | Conn::Free => None,
+        }
+    }
+
+    /// The connection that `id` stands for, or `id` itself.
+    pub(crate) fn owner_of(&self, id: ConnId) -> ConnId {
+        self.seat(id).map_or(id, |seat| seat.owner)
     }
 
     pub(crate) fn local(&mut self, id: ConnId) -> Option<&mut Local> {
         let slot = self.slots.get_mut(id.slot() as usize)?;
         match &mut slot.conn {
             Conn::Local(local) if slot.generation == id.generation() => Some(local),
-            Conn::Wire(_) | Conn::Local(_) | Conn::Free => None,
+            Conn::Wire(_) | Conn::Local(_) | Conn::Seat(_) | Conn::Free => None,
         }
     }
 
@@ -372,14 +448,14 @@ impl Floor {
         let slot = self.slots.get(id.slot() as usize)?;
         match &slot.conn {
             Conn::Wire(wire) if slot.generation == id.generation() => Some(wire),
-            Conn::Wire(_) | Conn::Local(_) | Conn::Free => None,
+            Conn::Wire(_) | Conn::Local(_) | Conn::Seat(_) | Conn::Free => None,
         }
     }
 
     pub(crate) fn wires(&self) -> impl Iterator<Item = (ConnId, &Wire)> {
         self.slots.iter().enumerate().filter_map(|(i, slot)| match &slot.conn {
             Conn::Wire(wire) => Some((ConnId::new(self.me, i as u32, slot.generation), &**wire)),
-            Conn::Local(_) | Conn::Free => None,
+            Conn::Local(_) | Conn::Seat(_) | Conn::Free => None,
         })
     }
 
@@ -395,12 +471,16 @@ impl Floor {
         match &mut slot.conn {
             Conn::Wire(wire) => &mut wire.known_to,
             Conn::Local(local) => &mut local.known_to,
+            Conn::Seat(seat) => &mut seat.known_to,
             Conn::Free => unreachable!("asked for a connection in hand"),
         }
     }
 
     /// Whether a worker still serves its term.
     pub(crate) fn serves(&mut self, id: ConnId, term: u32) -> bool {
+        if self.seat(id).is_some() {
+            return true;
+        }
         let serving = self.wire(id).and_then(Wire::serving);
         serving.is_some_and(|serving| serving.term == term)
     }
@@ -442,11 +522,17 @@ impl Floor {
             Some(sealed) => sealed,
         };
         written.advance(n);
+        let left = written.len();
         let buffer = written.take_buffer();
         if wire.sealed.is_some() {
             // An idle connection owns no buffer.
             wire.outbox.take_buffer();
         }
+        if let Some(talk) = wire.talk().filter(|_| left == 0) {
+            let unsettled = core::mem::take(&mut talk.unsettled);
+            self.settled.extend(unsettled);
+        }
+        let Some(wire) = self.wire(id) else { return };
         if wire.slow && wire.out_bytes() <= quarter {
             wire.slow = false;
             self.resumed.push_back(id);
@@ -525,6 +611,9 @@ impl Floor {
             return;
         }
         let (asker, now) = (Asker::unpack(tag), self.now);
+        if let Asker::Stomp { waits } = asker {
+            return self.answer_stomp(to, request, waits, envelope, body, last);
+        }
         let Some(wire) = self.touch(to) else { return };
         if last {
             wire.ended(now);
@@ -562,8 +651,11 @@ impl Floor {
             return;
         }
         let now = self.now;
+        let asker = Asker::unpack(tag);
         let Some(wire) = self.wire(to) else { return };
-        wire.ended(now);
+        if asker != (Asker::Stomp { waits: false }) {
+            wire.ended(now);
+        }
         if reason == Reason::Denied && !wire.denied {
             wire.denied = true;
             let (remote, principal) = (wire.remote, wire.principal);
@@ -574,9 +666,11 @@ impl Floor {
         if let Some(request) = request {
             wire.partials.retain(|(id, _)| *id != request);
         }
-        if answer && let Some(wire) = self.touch(to) {
+        if let Asker::Stomp { waits } = asker {
+            self.refuse_stomp(to, waits, request.is_some(), envelope, service, reason);
+        } else if answer && let Some(wire) = self.touch(to) {
             let small = wire.outbox.small();
-            Asker::unpack(tag).put_reply_head(small, envelope, service, true);
+            asker.put_reply_head(small, envelope, service, true);
             put_frame(small, true, REFUSED);
             put_frame(small, false, reason.as_str().as_bytes());
             self.check_outbox(to);
@@ -645,7 +739,12 @@ impl Floor {
         true
     }
 
-    fn on_deliver(&mut self, to: ConnId, request: RequestId, payload: &Bytes, body_at: u32) {
+    fn on_deliver(&mut self, to: ConnId, given: &Given<'_>) {
+        if let Some(seat) = self.seat(to) {
+            return self.deliver_stomp(to, seat, given);
+        }
+        let Given { request, payload, body_at, .. } = given;
+        let (request, body_at) = (*request, *body_at);
         let Some(wire) = self.touch(to) else { return };
         let tongue = wire.tongue;
         let Some(serving) = wire.serving() else { return };
@@ -666,8 +765,10 @@ impl Floor {
     /// Does to a connection of this shard what the engine of shard `home` wants.
     pub(crate) fn carry_out(&mut self, home: u8, effect: Effect<'_>) {
         match effect {
-            Effect::Deliver { to, request, payload, body_at, .. } => {
-                self.on_deliver(to, request, payload, body_at);
+            Effect::Deliver { to, request, tag, payload, envelope, body_at, delivery } => {
+                let payload = Cow::Borrowed(payload);
+                let given = Given { request, tag, payload, envelope, body_at, delivery };
+                self.on_deliver(to, &given);
             }
             Effect::Reply { to, request, tag, envelope, service, body, last } => {
                 self.on_reply(to, (home, request), tag, envelope, service, &body, last);
@@ -688,6 +789,7 @@ impl Floor {
             }
             Effect::Met { to, tag, envelope, answer } => self.on_met(to, tag, envelope, &answer),
             Effect::Expel { to, why } => {
+                let code = if why == Expulsion::Denied { "denied" } else { "dismissed" };
                 let why = match why {
                     Expulsion::StrayReply => "a reply to a request it does not hold",
                     Expulsion::SecondOffer => "a second READY",
@@ -695,7 +797,10 @@ impl Floor {
                     Expulsion::TooManyServices => "too many services",
                     Expulsion::Denied => "it may not serve this service",
                 };
-                self.dismiss(self.now, to, why);
+                match self.seat(to) {
+                    Some(seat) => self.dismiss_stomp(seat.owner, code, why),
+                    None => self.dismiss(self.now, to, why),
+                }
             }
             Effect::Pause { to } => {
                 if let Some(wire) = self.wire(to) {

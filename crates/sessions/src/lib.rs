@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  bytes ─▶ zmtp ─▶ mdp, ppp ─Event─▶ engine ─Effect─▶ mdp, ppp ─▶ Outbox ─▶ bytes
+//!           stomp ─▶ stomp                             stomp
 //!           └──────────────────────── Shard ───────────────────────┘
 //! ```
 //!
@@ -32,6 +33,12 @@ mod mdp;
 mod meet;
 
 mod ppp;
+
+mod stomp;
+
+mod talk;
+
+mod topics;
 
 mod tongue;
 

@@ -28,12 +28,15 @@ use crate::floor::{CloseReason, Cross, Floor, Note, Outcome};
 use crate::mdp::{self, FAILED, Mmi, Tag, Version, Word, WorkerWord};
 use crate::meet::{self, ReadRules};
 use crate::outbox::Outbox;
+use crate::talk::{Talk, millis};
 use crate::tongue::{Asker, Tongue};
-use crate::wire::{Role, Serving, Wire};
+use crate::wire::{Codec, Role, Serving, Wire};
 
 mod doors;
 
 mod pirates;
+
+mod stomp;
 
 mod guests;
 
@@ -72,6 +75,10 @@ pub struct Counters {
     pub denied: u64,
     /// Connections hung up on because too many handshakes waited.
     pub crowded: u64,
+    /// Copies of topics' messages given to who listens.
+    pub copies: u64,
+    /// Copies that were not given, because too much waited to be read already.
+    pub copies_dropped: u64,
 }
 
 /// How to read next from a connection.
@@ -135,14 +142,16 @@ impl ConnView {
             out_bytes: wire.out_bytes(),
             principal: wire.principal,
             in_flight: wire.in_flight,
-            held: match wire.role {
-                Role::Serving(serving) => serving.held,
-                Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => 0,
+            held: match (&wire.codec, wire.role) {
+                (Codec::Stomp(talk), _) => talk.deliveries.len() as u32,
+                (_, Role::Serving(serving)) => serving.held,
+                (_, Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left) => 0,
             },
-            pings: wire.zmtp.supports_ping(),
-            serves_in: match wire.role {
-                Role::Serving(_) => Some(wire.tongue.name()),
-                Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left => None,
+            pings: wire.pings(),
+            serves_in: match (&wire.codec, wire.role) {
+                (Codec::Stomp(talk), _) => talk.serves_in(),
+                (_, Role::Serving(_)) => Some(wire.tongue.name()),
+                (_, Role::Fresh | Role::Expired | Role::Dismissed(_) | Role::Left) => None,
             },
         }
     }
@@ -164,6 +173,8 @@ pub struct Shard {
     /// Connections that ended while they waited for such a step, since those were last looked for.
     abandoned: usize,
     frames: Frames,
+    /// Where the parts of the STOMP frame in hand stand.
+    head: ::stomp::Head,
     fired: Vec<(ConnId, Time)>,
     /// Connections to close once their outbox was flushed as far as it goes.
     closing: Vec<ConnId>,
@@ -209,6 +220,7 @@ impl Shard {
             engine: Engine::new(config.engine.clone(), seed, now),
             floor: Floor::new(config, me, now),
             frames: Frames::default(),
+            head: ::stomp::Head::default(),
             fired: Vec::new(),
             closing: Vec::new(),
             readable: Vec::new(),
@@ -238,10 +250,16 @@ impl Shard {
             return None;
         }
         let mut greeting = Vec::new();
-        let door = &self.doors[usize::from(dialect.door)];
-        let zmtp = zmtp::Connection::new(door, &mut greeting);
-        let id = self.floor.insert_wire(Wire::new(zmtp, dialect, remote, now));
-        if let Some(wire) = self.floor.touch(id) {
+        let codec = if dialect.speaks == Speaks::Stomp {
+            Codec::Stomp(Box::new(Talk::new(now)))
+        } else {
+            let door = &self.doors[usize::from(dialect.door)];
+            Codec::Zmtp(zmtp::Connection::new(door, &mut greeting))
+        };
+        let id = self.floor.insert_wire(Wire::new(codec, dialect, remote, now));
+        if !greeting.is_empty()
+            && let Some(wire) = self.floor.touch(id)
+        {
             wire.outbox.small().extend_from_slice(&greeting);
         }
         let due = now + self.floor.config.limits.handshake;
@@ -384,6 +402,7 @@ impl Shard {
                 when_full: WhenFull::Refuse,
                 needs_workers: true,
                 whole_replies: true,
+                detached: false,
             });
             self.route(now, id, home, event);
         }
@@ -447,6 +466,8 @@ impl Shard {
                 self.floor.terms.insert(conn, term);
             }
             self.engine.step(now, event, &mut self.floor);
+        } else if let Cross::Publish(destination, headers, body) = cross {
+            self.floor.publish(&destination, &headers, &body);
         } else if cross.term().is_none_or(|(to, term)| self.floor.serves(to, term)) {
             cross.with_effect(|home, effect| self.floor.carry_out(home, effect));
         }
@@ -475,11 +496,21 @@ impl Shard {
 
     /// The first `n` bytes of the outbox of `id` were written.
     pub fn wrote(&mut self, now: Time, id: ConnId, n: usize) {
-        if let Some(wire) = self.floor.wire(id).filter(|wire| wire.slow && n > 0) {
-            wire.excuse(now);
+        if let Some(wire) = self.floor.wire(id).filter(|_| n > 0) {
+            let is_slow = wire.slow;
+            if is_slow {
+                wire.excuse(now);
+            }
+            if let Some(talk) = wire.talk() {
+                talk.beats.sent(millis(now));
+                if is_slow {
+                    // It is not read until it reads, so that it does is its sign of life.
+                    talk.beats.heard(millis(now));
+                }
+            }
         }
         self.floor.flushed(id, n);
-        if !self.floor.resumed.is_empty() {
+        if !self.floor.resumed.is_empty() || !self.floor.settled.is_empty() {
             self.settle(now);
         }
     }
@@ -566,10 +597,17 @@ impl Shard {
         self.floor.wires().map(|(id, wire)| ConnView::new(id, wire))
     }
 
-    /// One connection.
+    /// One connection, also by what stands for one of its subscriptions.
     #[must_use]
     pub fn connection(&self, id: ConnId) -> Option<ConnView> {
+        let id = self.floor.owner_of(id);
         self.floor.look_at_wire(id).map(|wire| ConnView::new(id, wire))
+    }
+
+    /// Whether nothing of a subscription is left.
+    #[cfg(test)]
+    pub(crate) fn is_clean_of_stomp(&self) -> bool {
+        self.floor.topics.is_empty() && self.floor.settled.is_empty() && self.floor.is_empty()
     }
 
     fn home_of(&self, name: &[u8]) -> u8 {
@@ -587,6 +625,9 @@ impl Shard {
     /// Consumes what `buf` holds of whole items, at most `most` messages. Returns the range that is
     /// left.
     fn feed(&mut self, now: Time, id: ConnId, buf: &mut [u8], most: usize) -> (usize, usize) {
+        if self.floor.wire(id).is_some_and(|wire| wire.talk().is_some()) {
+            return (self.feed_stomp(now, id, buf, most), buf.len());
+        }
         let mut messages = 0;
         let mut frames = core::mem::take(&mut self.frames);
         let (mut at, mut end) = (0, buf.len());
@@ -595,9 +636,10 @@ impl Shard {
             && messages < most
             && at < end
         {
+            let Codec::Zmtp(zmtp) = &mut wire.codec else { break };
             let out = wire.outbox.small();
             let door = &self.doors[usize::from(wire.dialect.door)];
-            let step = wire.zmtp.next(door, &mut buf[at..end], &mut frames, out);
+            let step = zmtp.next(door, &mut buf[at..end], &mut frames, out);
             if let Ok(Step::Message { len }) = step {
                 wire.note_message(now, len);
                 let message = frames.view(&buf[at..at + len]);
@@ -634,7 +676,8 @@ impl Shard {
         let mut buf = core::mem::take(&mut wire.pending);
         // What of it is consumed: nothing that is large is moved for what stood before it.
         let mut at = 0;
-        while buf.len() - at >= LARGE_BODY {
+        let is_stomp = wire.talk().is_some();
+        while !is_stomp && buf.len() - at >= LARGE_BODY {
             let mut frames = core::mem::take(&mut self.frames);
             let step = self.next(id, &mut buf[at..], &mut frames);
             match step {
@@ -712,16 +755,17 @@ impl Shard {
 
     /// A message stays where it is, to be looked at again.
     fn hand_back(&mut self, id: ConnId, len: usize) {
-        if let Some(wire) = self.floor.wire(id) {
-            wire.zmtp.hand_back(len);
+        if let Some(zmtp) = self.floor.wire(id).and_then(Wire::zmtp) {
+            zmtp.hand_back(len);
         }
     }
 
     /// The next item; `None` if the peer broke the protocol.
     fn next(&mut self, id: ConnId, buf: &mut [u8], frames: &mut Frames) -> Option<Step> {
         let wire = self.floor.wire(id)?;
+        let Codec::Zmtp(zmtp) = &mut wire.codec else { return None };
         let door = &self.doors[usize::from(wire.dialect.door)];
-        let step = wire.zmtp.next(door, buf, frames, wire.outbox.small());
+        let step = zmtp.next(door, buf, frames, wire.outbox.small());
         self.settle_step(id, step)
     }
 
@@ -790,6 +834,7 @@ impl Shard {
                 self.on_pirate_worker(now, id, pair, message, whole);
                 return true;
             }
+            Speaks::Stomp => return true,
         }
         match mdp::read(message) {
             Word::Request { version, header, service, body } => {
@@ -912,6 +957,7 @@ impl Shard {
             first_frame: Blob::Slice(first_frame),
             fair_key: Blob::Slice(b""),
             whole_replies: asker.takes_only_whole(),
+            detached: false,
         });
         self.route(now, id, home, request);
         match self.floor.wire(id) {
@@ -1163,7 +1209,10 @@ impl Shard {
         if wire.closing {
             return;
         }
-        if !wire.zmtp.is_ready() {
+        if wire.is_through() && wire.talk().is_some() {
+            return self.on_stomp_timer(now, id);
+        }
+        if !wire.is_through() {
             let due = wire.opened + limits.handshake;
             if due <= now {
                 return self.floor.die(id, CloseReason::Handshake);
@@ -1200,7 +1249,7 @@ impl Shard {
         let Some(wire) = self.floor.wire(id).filter(|wire| wire.next_beat <= now) else { return };
         wire.next_beat = now + interval;
         let quiet = now - wire.last_seen >= interval;
-        let pings = wire.zmtp.supports_ping() && (quiet || wire.holds());
+        let pings = wire.pings() && (quiet || wire.holds());
         if pings && wire.unanswered >= liveness {
             return self.floor.die(id, CloseReason::Dead);
         }
@@ -1245,10 +1294,11 @@ impl Shard {
         wire.parted = true;
         wire.closing = true;
         wire.pending = Vec::new();
-        self.abandoned += usize::from(wire.zmtp.is_held());
+        self.abandoned += usize::from(wire.awaits_work());
         let remote = wire.remote;
         self.floor.notes.push(Note::Closed(id, remote, reason));
         self.tell_gone(now, id);
+        self.end_subscriptions(now, id);
     }
 
     /// Carries out what the steps before left to do: closings, and pauses that ended.
@@ -1273,6 +1323,8 @@ impl Shard {
                         self.readable.push(id);
                     }
                 }
+            } else if let Some((seat, request)) = self.floor.settled.pop_front() {
+                self.settle_written(now, seat, request);
             } else if let Some(conn) = self.floor.resumed_afar.pop_front() {
                 self.resume_from_afar(now, conn);
             } else {

@@ -13,3 +13,7 @@ mod ppp;
 mod outbox;
 
 mod secure;
+
+mod stomp;
+
+mod stomp_chance;

@@ -8,7 +8,8 @@ use crate::mdp::{self, BrokerWord, Tag, Version};
 use crate::ppp::{self, Letters};
 
 /// Everything workers speak, as people see it.
-pub const PROTOCOLS: [&str; 4] = ["mdp/0.1", "mdp/0.2", "ppp", "ppp/text"];
+pub const PROTOCOLS: [&str; 7] =
+    ["mdp/0.1", "mdp/0.2", "ppp", "ppp/text", "stomp/1.0", "stomp/1.1", "stomp/1.2"];
 
 /// How a worker speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,32 +68,45 @@ impl Tongue {
 pub(crate) enum Asker {
     Mdp(Tag),
     Ppp,
+    /// With `waits`, the envelope says where the answer is for; else nobody waits for it.
+    Stomp {
+        waits: bool,
+    },
 }
 
 impl Asker {
     /// Beyond all that [`Tag::pack`] uses.
     const PPP: u64 = 1 << 8;
+    const STOMP: u64 = 1 << 9;
+    const STOMP_WAITS: u64 = 1 << 9 | 1 << 10;
 
     pub(crate) fn pack(self) -> u64 {
         match self {
             Asker::Mdp(tag) => tag.pack(),
             Asker::Ppp => Asker::PPP,
+            Asker::Stomp { waits: false } => Asker::STOMP,
+            Asker::Stomp { waits: true } => Asker::STOMP_WAITS,
         }
     }
 
     pub(crate) fn unpack(tag: u64) -> Asker {
-        if tag == Asker::PPP { Asker::Ppp } else { Asker::Mdp(Tag::unpack(tag)) }
+        match tag {
+            Asker::PPP => Asker::Ppp,
+            Asker::STOMP => Asker::Stomp { waits: false },
+            Asker::STOMP_WAITS => Asker::Stomp { waits: true },
+            _ => Asker::Mdp(Tag::unpack(tag)),
+        }
     }
 
     /// Whether its protocol knows no partial replies.
     pub(crate) fn takes_only_whole(self) -> bool {
         match self {
             Asker::Mdp(tag) => tag.version == Version::V01,
-            Asker::Ppp => true,
+            Asker::Ppp | Asker::Stomp { .. } => true,
         }
     }
 
-    /// Everything of a reply before its body.
+    /// Everything of a reply before its body, on a ZMTP wire.
     pub(crate) fn put_reply_head(
         self,
         out: &mut Vec<u8>,
@@ -103,6 +117,7 @@ impl Asker {
         match self {
             Asker::Mdp(tag) => mdp::put_reply_head(out, envelope, tag, service, last),
             Asker::Ppp => out.extend_from_slice(envelope),
+            Asker::Stomp { .. } => debug_assert!(false, "STOMP's answers are written elsewhere"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One ZMTP connection as the house sees it.
+//! One connection as the house sees it.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -12,14 +12,22 @@ use crate::config::Dialect;
 use crate::door::Proof;
 use crate::mdp::Version;
 use crate::outbox::Outbox;
+use crate::talk::Talk;
 use crate::tongue::Tongue;
 
 pub use bytes::Bytes;
 
-/// One ZMTP connection.
+/// What is spoken below the words.
+#[derive(Debug)]
+pub(crate) enum Codec {
+    Zmtp(zmtp::Connection),
+    Stomp(Box<Talk>),
+}
+
+/// One connection.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    pub(crate) zmtp: zmtp::Connection,
+    pub(crate) codec: Codec,
     pub(crate) dialect: Dialect,
     pub(crate) remote: Option<SocketAddr>,
     /// Bytes received and not consumed: an unfinished item, or whatever came while paused.
@@ -151,13 +159,13 @@ impl Partial {
 
 impl Wire {
     pub(crate) fn new(
-        zmtp: zmtp::Connection,
+        codec: Codec,
         dialect: Dialect,
         remote: Option<SocketAddr>,
         now: Time,
     ) -> Wire {
         Wire {
-            zmtp,
+            codec,
             dialect,
             remote,
             pending: Vec::new(),
@@ -191,6 +199,44 @@ impl Wire {
         }
     }
 
+    pub(crate) fn zmtp(&mut self) -> Option<&mut zmtp::Connection> {
+        match &mut self.codec {
+            Codec::Zmtp(zmtp) => Some(zmtp),
+            Codec::Stomp(_) => None,
+        }
+    }
+
+    pub(crate) fn talk(&mut self) -> Option<&mut Talk> {
+        match &mut self.codec {
+            Codec::Zmtp(_) => None,
+            Codec::Stomp(talk) => Some(talk),
+        }
+    }
+
+    /// Whether it was let in.
+    pub(crate) fn is_through(&self) -> bool {
+        match &self.codec {
+            Codec::Zmtp(zmtp) => zmtp.is_ready(),
+            Codec::Stomp(talk) => talk.connection.is_open(),
+        }
+    }
+
+    /// Whether it answers PING.
+    pub(crate) fn pings(&self) -> bool {
+        match &self.codec {
+            Codec::Zmtp(zmtp) => zmtp.supports_ping(),
+            Codec::Stomp(_) => false,
+        }
+    }
+
+    /// Whether a step of its handshake is computed elsewhere.
+    pub(crate) fn awaits_work(&self) -> bool {
+        match &self.codec {
+            Codec::Zmtp(zmtp) => zmtp.is_held(),
+            Codec::Stomp(_) => false,
+        }
+    }
+
     /// A whole message of `len` octets came.
     pub(crate) fn note_message(&mut self, now: Time, len: usize) {
         self.need = 0;
@@ -206,17 +252,19 @@ impl Wire {
     /// The handshake is through: if from here on all must be sealed, what was written so far must
     /// not.
     pub(crate) fn begin_sealing(&mut self) {
-        if self.zmtp.is_sealed() {
+        if self.zmtp().is_some_and(|zmtp| zmtp.is_sealed()) {
             self.sealed = Some(Box::new(core::mem::take(&mut self.outbox)));
         }
     }
 
     /// What is to be written next.
     pub(crate) fn unwritten(&mut self) -> &mut Outbox {
-        let Some(sealed) = &mut self.sealed else { return &mut self.outbox };
+        let (Some(sealed), Codec::Zmtp(zmtp)) = (&mut self.sealed, &mut self.codec) else {
+            return &mut self.outbox;
+        };
         if !self.outbox.is_empty() {
             let out = sealed.small();
-            self.outbox.drain(|frames| self.zmtp.seal(frames, out));
+            self.outbox.drain(|frames| zmtp.seal(frames, out));
         }
         sealed
     }
@@ -241,7 +289,11 @@ impl Wire {
 
     /// Whether nobody waits for it and it waits for nobody.
     pub(crate) fn is_idle(&self) -> bool {
-        self.in_flight == 0 && !matches!(self.role, Role::Serving(_))
+        let listens = match &self.codec {
+            Codec::Zmtp(_) => false,
+            Codec::Stomp(talk) => !talk.subs.is_empty(),
+        };
+        self.in_flight == 0 && !listens && !matches!(self.role, Role::Serving(_))
     }
 
     /// What is not read cannot be held against it: its silence begins anew.
@@ -255,11 +307,11 @@ impl Wire {
     /// Whether what it said already is left alone for now. A slow reader's is not: room that was
     /// kept for its request must not wait for it to read.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.paused != 0 || self.closing || self.zmtp.is_held()
+        self.paused != 0 || self.closing || self.awaits_work()
     }
 
     /// Whether nothing more is read from it for now.
     pub(crate) fn is_held(&self) -> bool {
-        self.paused != 0 || self.slow || self.closing || self.zmtp.is_held()
+        self.paused != 0 || self.slow || self.closing || self.awaits_work()
     }
 }

@@ -197,6 +197,7 @@ impl<'a> Stage<'a> {
             first_frame: Blob::Slice(b""),
             fair_key: Blob::Slice(b""),
             whole_replies: ask.whole_replies,
+            detached: false,
         });
         self.peers[peer].held_back = None;
         self.model.request(self.now, ask);
@@ -499,7 +500,7 @@ impl Recorder {
 impl Out for Recorder {
     fn emit(&mut self, effect: Effect<'_>) {
         let told = match effect {
-            Effect::Deliver { to, request, payload, body_at, delivery } => {
+            Effect::Deliver { to, request, payload, body_at, delivery, .. } => {
                 let number = self.number(&payload[..ENVELOPE], leading_number(payload));
                 if payload[body_at as usize..].iter().any(|octet| *octet != number as u8) {
                     self.broken.push(format!("the body of {number} is another's"));

@@ -59,7 +59,9 @@ impl Broker {
         flags: &[&str],
     ) -> Result<Broker, String> {
         let mut command = placement.command(&programs.maitred);
-        command.args(["serve", "--mdp", "tcp://127.0.0.1:0", "--http", "off"]).args(flags);
+        command
+            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off"])
+            .args(flags);
         command.env("MAITRED_LOG", "error").env_remove("MAITRED_CONFIG");
         Broker::start(command)
     }
@@ -77,7 +79,9 @@ impl Broker {
         config: &Path,
     ) -> Result<Broker, String> {
         let mut command = placement.command(&programs.maitred);
-        command.args(["serve", "--mdp", "tcp://127.0.0.1:0", "--http", "off", "-c"]).arg(config);
+        command
+            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off", "-c"])
+            .arg(config);
         command.env("MAITRED_LOG", "error");
         Broker::start(command)
     }
@@ -108,7 +112,7 @@ impl Broker {
         more: &[&str],
     ) -> Result<Broker, String> {
         let mut command = placement.command(&programs.maitred);
-        command.args(["serve", "--http", "off", "-c"]).arg(config).args(more);
+        command.args(["serve", "--stomp", "off", "--http", "off", "-c"]).arg(config).args(more);
         command.env("MAITRED_LOG", "error");
         Broker::start(command)
     }

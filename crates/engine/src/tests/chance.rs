@@ -31,6 +31,7 @@ enum Call {
         refuse: bool,
         whole: bool,
         needs: bool,
+        detached: bool,
     },
     Offer {
         conn: u32,
@@ -42,6 +43,8 @@ enum Call {
         which: usize,
         last: bool,
     },
+    /// Some worker gives back something it holds.
+    Return(usize),
     /// Somebody answers any request that ever was.
     Stray {
         conn: u32,
@@ -76,15 +79,17 @@ fn any_call() -> impl Strategy<Value = Call> {
     prop_oneof![
         40 => (0i64..9).prop_map(Call::Wait),
         4 => (30i64..300).prop_map(Call::Wait),
-        120 => (conn(), service(), 0usize..40, any::<[bool; 3]>()).prop_map(
-            |(conn, service, bytes, [refuse, whole, needs])| {
-                Call::Ask { conn, service, bytes, refuse, whole, needs: needs && refuse }
+        120 => (conn(), service(), 0usize..40, any::<[bool; 4]>()).prop_map(
+            |(conn, service, bytes, [refuse, whole, needs, detached])| {
+                let needs = needs && refuse;
+                Call::Ask { conn, service, bytes, refuse, whole, needs, detached }
             }
         ),
         50 => (conn(), service(), 0u32..4).prop_map(|(conn, service, concurrency)| {
             Call::Offer { conn, service, concurrency }
         }),
         80 => (any::<usize>(), 0..5).prop_map(|(which, n)| Call::Answer { which, last: n > 0 }),
+        10 => any::<usize>().prop_map(Call::Return),
         6 => (conn(), any::<usize>(), any::<bool>()).prop_map(|(conn, which, last)| {
             Call::Stray { conn, which, last }
         }),
@@ -154,6 +159,8 @@ struct Asked {
     holder: Option<ConnId>,
     started: bool,
     whole: bool,
+    /// It stays when its client leaves.
+    detached: bool,
     abandoned: bool,
 }
 
@@ -184,10 +191,10 @@ impl House {
     fn call(&mut self, call: Call) {
         match call {
             Call::Wait(ms) => self.wait(Span::from_millis(ms)),
-            Call::Ask { conn, service, bytes, refuse, whole, needs } => {
+            Call::Ask { conn, service, bytes, refuse, whole, needs, detached } => {
                 let conn = self.conn(conn);
                 if !self.books.paused.contains(&conn) {
-                    self.ask(conn, service, bytes, refuse, whole, needs);
+                    self.ask(conn, service, bytes, [refuse, whole, needs, detached]);
                 }
             }
             Call::Offer { conn, service, concurrency } => {
@@ -199,6 +206,14 @@ impl House {
                 let held: Vec<_> = held.collect();
                 if let Some((conn, id)) = held.get(which.checked_rem(held.len()).unwrap_or(0)) {
                     self.answer(*conn, *id, last);
+                }
+            }
+            Call::Return(which) => {
+                let held = self.books.asked.values().filter_map(|a| Some((a.holder?, a.id?)));
+                let held: Vec<_> = held.collect();
+                if let Some((conn, id)) = held.get(which.checked_rem(held.len()).unwrap_or(0)) {
+                    self.books.give_back(*id);
+                    self.step(Event::Return { conn: *conn, request: *id });
                 }
             }
             Call::Stray { conn, which, last } => {
@@ -260,9 +275,7 @@ impl House {
         conn: ConnId,
         service: usize,
         bytes: usize,
-        refuse: bool,
-        whole: bool,
-        needs: bool,
+        [refuse, whole, needs, detached]: [bool; 4],
     ) {
         self.names += 1;
         let name = self.names;
@@ -279,6 +292,7 @@ impl House {
             holder: None,
             started: false,
             whole,
+            detached,
             abandoned: false,
         };
         self.books.asked.insert(name, asked);
@@ -296,6 +310,7 @@ impl House {
             first_frame: Blob::Slice(b""),
             fair_key: Blob::Slice(b""),
             whole_replies: whole,
+            detached,
         }));
         if self.books.paused.contains(&conn) {
             assert!(!refuse, "paused though it wanted a refusal");
@@ -361,7 +376,7 @@ impl House {
         for _ in 0..CONNS {
             let conns = (0..CONNS).map(|slot| self.conn(slot));
             let free: Vec<ConnId> = conns.filter(|c| !self.books.paused.contains(c)).collect();
-            free.into_iter().for_each(|conn| self.ask(conn, 0, 0, true, true, false));
+            free.into_iter().for_each(|conn| self.ask(conn, 0, 0, [true, true, false, false]));
         }
         assert!(self.books.asked.is_empty(), "{} never end", self.books.asked.len());
         assert_eq!(self.books.drained, 1);
@@ -462,14 +477,23 @@ impl Books {
         }
     }
 
+    /// A worker goes on without what it held, which waits again, unless nobody wants it.
+    fn give_back(&mut self, id: RequestId) {
+        self.asked.retain(|_, asked| !(asked.id == Some(id) && asked.abandoned));
+        for asked in self.asked.values_mut().filter(|asked| asked.id == Some(id)) {
+            asked.holder = None;
+            self.returned += 1;
+        }
+    }
+
     /// A client is no more: what waits is withdrawn, what is held is for nobody.
     fn leave(&mut self, conn: ConnId) {
         self.paused.remove(&conn);
-        let mine = |asked: &Asked| asked.client == conn && !asked.abandoned;
+        let mine = |asked: &Asked| asked.client == conn && !asked.abandoned && !asked.detached;
         self.withdrawals += self.asked.values().filter(|asked| mine(asked)).count() as u64;
         self.asked.retain(|_, asked| !(mine(asked) && asked.holder.is_none()));
         for asked in self.asked.values_mut().filter(|asked| asked.client == conn) {
-            asked.abandoned = true;
+            asked.abandoned = !asked.detached;
         }
     }
 
@@ -515,7 +539,7 @@ impl Books {
 impl Out for Books {
     fn emit(&mut self, effect: Effect<'_>) {
         match effect {
-            Effect::Deliver { to, request, payload, delivery, body_at } => {
+            Effect::Deliver { to, request, payload, delivery, body_at, .. } => {
                 assert_eq!(body_at, 8);
                 self.deliver(to, request, payload, delivery);
             }

@@ -79,6 +79,7 @@ impl House {
             first_frame: Blob::Slice(b""),
             fair_key: Blob::Slice(b""),
             whole_replies: true,
+            detached: false,
         }));
         self.seen.told.pop()
     }

@@ -143,6 +143,11 @@ impl Story {
                 let (conn, body) = (id(worker), Blob::Slice(body.as_bytes()));
                 self.step(Event::Reply { conn, request, body, last, failed });
             }
+            ["return", worker, name] => {
+                let unknown = RequestId::from_u64(0xDEAD_0000_BEEF);
+                let request = *self.told.requests.get(name).unwrap_or(&unknown);
+                self.step(Event::Return { conn: id(worker), request });
+            }
             ["withdraw", worker] => self.step(Event::Withdraw { conn: id(worker) }),
             ["gone", conn] => self.step(Event::Gone { conn: id(conn) }),
             ["count", client, service] => {
@@ -209,6 +214,7 @@ impl Story {
             first_frame: Blob::Slice(body.as_bytes()),
             fair_key: Blob::Slice(fair_key.unwrap_or_default().as_bytes()),
             whole_replies: has("whole"),
+            detached: has("detached"),
         }));
     }
 
@@ -295,7 +301,7 @@ impl Out for Told {
     fn emit(&mut self, effect: Effect<'_>) {
         let text = String::from_utf8_lossy;
         let line = match effect {
-            Effect::Deliver { to, request, payload, body_at, delivery } => {
+            Effect::Deliver { to, request, payload, body_at, delivery, .. } => {
                 let (envelope, body) = payload.split_at(body_at as usize);
                 self.requests.insert(text(envelope).into(), request);
                 format!("deliver {} {} {:?} #{delivery}", name(to), text(envelope), text(body))

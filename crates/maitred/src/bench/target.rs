@@ -92,7 +92,7 @@ impl OwnBroker {
             |error: &dyn std::fmt::Display| Failure::new(format!("cannot start a broker: {error}"));
         let program = std::env::current_exe().map_err(|error| cannot(&error))?;
         let mut child = Command::new(program)
-            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--http", "off"])
+            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off"])
             .env("MAITRED_LOG", "error")
             .env_remove("MAITRED_CONFIG")
             .stdout(Stdio::piped())

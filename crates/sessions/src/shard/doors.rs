@@ -12,6 +12,7 @@ use zmtp::{Work, Worked};
 use super::Shard;
 use crate::door::Credentials;
 use crate::floor::CloseReason;
+use crate::wire::{Codec, Wire};
 
 impl Shard {
     /// How each listener's peers are asked who they are, by [`Dialect::door`](crate::Dialect).
@@ -41,9 +42,12 @@ impl Shard {
     /// What came of a step of a handshake.
     pub fn worked(&mut self, now: Time, id: ConnId, worked: Worked) {
         self.floor.now = now;
-        let Some(wire) = self.floor.touch(id) else { return };
-        let config = &self.doors[usize::from(wire.dialect.door)];
-        match wire.zmtp.finish(config, worked, wire.outbox.small()) {
+        let Some(Wire { codec: Codec::Zmtp(zmtp), outbox, dialect, .. }) = self.floor.touch(id)
+        else {
+            return;
+        };
+        let config = &self.doors[usize::from(dialect.door)];
+        match zmtp.finish(config, worked, outbox.small()) {
             Ok(event) => {
                 self.on_zmtp(now, id, event);
                 // What it said meanwhile was left alone.
@@ -76,7 +80,8 @@ impl Shard {
     /// Puts a step where it will be found: behind others of its kind, but those who showed that
     /// they get our answers come before those who did not.
     pub(super) fn queue_work(&mut self, id: ConnId) {
-        let Some(work) = self.floor.wire(id).and_then(|wire| wire.zmtp.take_work()) else { return };
+        let zmtp = self.floor.wire(id).and_then(Wire::zmtp);
+        let Some(work) = zmtp.and_then(zmtp::Connection::take_work) else { return };
         let most = self.floor.config.limits.handshakes;
         // Looked for only if there may be many, so that nobody can make us look all the time.
         if self.work.len() >= most && self.abandoned >= most.div_ceil(2) {
@@ -96,20 +101,21 @@ impl Shard {
 
     /// A peer says who it is.
     pub(super) fn on_claim(&mut self, now: Time, id: ConnId) {
-        let Some(wire) = self.floor.wire(id) else { return };
-        let Some(claim) = wire.zmtp.claim() else { return };
+        let Some(zmtp) = self.floor.wire(id).and_then(Wire::zmtp) else { return };
+        let Some(claim) = zmtp.claim() else { return };
         let known = self
             .credentials
             .check(&claim)
             .and_then(|(name, proof)| Some((self.engine.principal(name)?, proof)));
         let Some(wire) = self.floor.touch(id) else { return };
+        let Codec::Zmtp(zmtp) = &mut wire.codec else { return };
         if let Some((principal, proof)) = known {
             (wire.principal, wire.proof) = (principal, Some(Box::new(proof)));
             let config = &self.doors[usize::from(wire.dialect.door)];
-            let event = wire.zmtp.admit(config, wire.outbox.small());
+            let event = zmtp.admit(config, wire.outbox.small());
             self.on_zmtp(now, id, event);
         } else {
-            let error = wire.zmtp.deny(wire.outbox.small());
+            let error = zmtp.deny(wire.outbox.small());
             self.floor.counters.denied += 1;
             self.turn_out(id, &error);
         }
@@ -117,7 +123,7 @@ impl Shard {
 
     /// Ends a connection that broke the protocol or may not come in, after what it was told.
     pub(super) fn turn_out(&mut self, id: ConnId, error: &zmtp::Error) {
-        if self.floor.wire(id).is_some_and(|wire| !wire.zmtp.is_ready()) {
+        if self.floor.wire(id).is_some_and(|wire| !wire.is_through()) {
             self.floor.counters.failed_handshakes += 1;
         }
         self.floor.die(id, CloseReason::Zmtp(error.kind(), error.to_string()));

@@ -8,7 +8,9 @@ use std::vec;
 use std::vec::Vec;
 
 use super::peer::{Ear, Heard, command, greeting, ready};
-use crate::{Call, CloseReason, Cross, Dialect, Lease, Note, Outcome, Shard, ShardConfig, Want};
+use crate::{
+    Call, CloseReason, Cross, Dialect, Lease, Note, Outcome, Shard, ShardConfig, Speaks, Want,
+};
 use bytes::Bytes;
 use engine::{ConnId, MatchRules, Place, PlaceRules, PrincipalId, RegulatorRules, SideRules, Time};
 use matching::ValveConfig;
@@ -83,7 +85,11 @@ impl House {
     ) -> Option<ConnId> {
         let id = self.shards[shard].open(self.now, dialect, remote);
         match id {
-            Some(id) => drop(self.peers.insert(id, Peer::default())),
+            Some(id) => {
+                let mut peer = Peer::default();
+                peer.ear.is_stomp = dialect.speaks == Speaks::Stomp;
+                self.peers.insert(id, peer);
+            }
             None => self.seen.push(Seen::TurnedAway),
         }
         self.turn();

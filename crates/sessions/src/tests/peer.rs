@@ -11,6 +11,10 @@ pub(super) enum Heard {
     Greeting,
     Command(Vec<u8>),
     Message(Vec<Vec<u8>>),
+    /// A frame of STOMP: its command and headers, and its body.
+    Frame(Vec<String>, Vec<u8>),
+    /// STOMP's sign of life.
+    Beat,
 }
 
 /// Reads what the broker writes.
@@ -19,6 +23,8 @@ pub(super) struct Ear {
     bytes: Vec<u8>,
     greeted: bool,
     frames: Vec<Vec<u8>>,
+    /// It hears STOMP.
+    pub(super) is_stomp: bool,
 }
 
 impl Ear {
@@ -26,6 +32,10 @@ impl Ear {
     pub(super) fn hear(&mut self, bytes: &[u8]) -> Vec<Heard> {
         self.bytes.extend_from_slice(bytes);
         let mut heard = Vec::new();
+        if self.is_stomp {
+            self.hear_stomp(&mut heard);
+            return heard;
+        }
         if !self.greeted && self.bytes.len() >= 64 {
             assert_eq!((self.bytes[0], self.bytes[9], self.bytes[10]), (0xFF, 0x7F, 3));
             self.bytes.drain(..64);
@@ -56,6 +66,31 @@ impl Ear {
             }
         }
         heard
+    }
+
+    fn hear_stomp(&mut self, heard: &mut Vec<Heard>) {
+        loop {
+            if self.bytes.first() == Some(&b'\n') {
+                self.bytes.remove(0);
+                heard.push(Heard::Beat);
+                continue;
+            }
+            let Some(blank) = self.bytes.windows(2).position(|pair| pair == b"\n\n") else {
+                return;
+            };
+            let head = String::from_utf8(self.bytes[..blank].to_vec()).expect("UTF-8");
+            let lines: Vec<String> = head.split('\n').map(String::from).collect();
+            let length = lines.iter().find_map(|line| line.strip_prefix("content-length:"));
+            let start = blank + 2;
+            let length: usize = length.map_or(0, |digits| digits.parse().expect("a number"));
+            if self.bytes.len() <= start + length {
+                return;
+            }
+            let body = self.bytes[start..start + length].to_vec();
+            assert_eq!(self.bytes[start + length], 0, "a frame ends in NUL");
+            self.bytes.drain(..=start + length);
+            heard.push(Heard::Frame(lines, body));
+        }
     }
 
     /// Whether everything so far was whole.

@@ -14,6 +14,8 @@
 //! | `open c1 front=n …`, `back=n` | at an end of the n-th pair |
 //! | `-> c1 …` | a message of frames: `"text"`, `"x"*9`, hexadecimal octets, or a token, `<r1>` |
 //! | `raw c1 …` | bytes, written as frames are |
+//! | `open s1 stomp=1.2 …` | speaks STOMP; `login=NAME:PASSCODE`, `beat=10,20` |
+//! | `=> s1 SEND destination:/queue/a … "body"` | a frame of STOMP; `<m1>` is a message's name |
 //! | `ping c1 ttl "context"` | of tenths of a second |
 //! | `close c1` | the peer goes away |
 //! | `stall c1`, `sip c1`, `read c1` | the peer stops reading, reads ten octets, reads again |
@@ -123,6 +125,8 @@ struct Story {
     ids: BTreeMap<String, ConnId>,
     /// Tokens in the order they were first seen.
     tokens: Vec<Vec<u8>>,
+    /// Names of messages in the order they were first seen.
+    messages: Vec<String>,
     /// In the order in which they came.
     errands: Vec<Sender>,
 }
@@ -137,6 +141,7 @@ impl Story {
             lines: Vec::new(),
             ids: BTreeMap::new(),
             tokens: Vec::new(),
+            messages: Vec::new(),
             errands: Vec::new(),
         }
     }
@@ -156,6 +161,7 @@ impl Story {
                 let shards = set_all(&mut self.config, keys);
                 self.house = House::new(&self.config, shards, self.piece);
                 self.tokens.clear();
+                self.messages.clear();
                 self.errands.clear();
                 self.ids.clear();
             }
@@ -172,6 +178,7 @@ impl Story {
                 let frames: Vec<Vec<u8>> = frames.iter().map(|frame| self.frame(frame)).collect();
                 self.house.send(self.ids[name], &message(&frames));
             }
+            ["=>", name, command, ref parts @ ..] => self.say_stomp(name, command, parts),
             ["raw", name, ref parts @ ..] => {
                 let bytes: Vec<Vec<u8>> = parts.iter().map(|part| self.frame(part)).collect();
                 self.house.send(self.ids[name], &bytes.concat());
@@ -240,9 +247,11 @@ impl Story {
         let speaks = match (value("front="), value("back=")) {
             (Some(pair), _) => Speaks::PirateFront(number(pair) as usize),
             (None, Some(pair)) => Speaks::PirateBack(number(pair) as usize),
+            (None, None) if value("stomp=").is_some() => Speaks::Stomp,
             (None, None) => Speaks::Majordomo,
         };
-        let dialect = Dialect { speaks, mdp02_service_frame: !has("majortomo"), door: 0 };
+        let door = value("door=").map_or(0, |door| number(door) as u8);
+        let dialect = Dialect { speaks, mdp02_service_frame: !has("majortomo"), door };
         let from = value("from=").map(|ip| ip.parse::<IpAddr>().expect("an address"));
         let shard = value("shard=").map_or(0, |n| number(n) as usize);
         let remote = from.map(|ip| SocketAddr::new(ip, 1));
@@ -252,10 +261,68 @@ impl Story {
         if let Some(peer) = self.house.peers.get_mut(&id) {
             peer.pongs = has("pongs");
         }
-        if !has("silent") {
+        if let Some(version) = value("stomp=").filter(|_| !has("silent")) {
+            let mut text = format!("CONNECT\naccept-version:{version}\nhost:h\n");
+            if let Some((login, passcode)) = value("login=").and_then(|both| both.split_once(':')) {
+                text += &format!("login:{login}\npasscode:{passcode}\n");
+            }
+            if let Some(beat) = value("beat=") {
+                text += &format!("heart-beat:{beat}\n");
+            }
+            self.house.send(id, format!("{text}\n\0").as_bytes());
+        } else if !has("silent") {
             let socket_type = if has("REQ") { "REQ" } else { "DEALER" };
             self.house.join(id, u8::from(!has("3.0")), socket_type);
         }
+    }
+
+    /// Headers, and what is quoted is the body.
+    fn say_stomp(&mut self, name: &str, command: &str, parts: &[&str]) {
+        let mut bytes = format!("{command}\n").into_bytes();
+        let mut body = None;
+        for part in parts {
+            if part.starts_with('"') {
+                body = Some(self.frame(part));
+                continue;
+            }
+            let named = self.messages.iter().enumerate().rev();
+            let mut header = part.to_string();
+            for (place, message) in named {
+                header = header.replace(&format!("<m{}>", place + 1), message);
+            }
+            bytes.extend_from_slice(header.as_bytes());
+            bytes.push(b'\n');
+        }
+        if let Some(body) = &body {
+            bytes.extend_from_slice(format!("content-length:{}\n", body.len()).as_bytes());
+        }
+        bytes.push(b'\n');
+        bytes.extend(body.unwrap_or_default());
+        bytes.push(0);
+        self.house.send(self.ids[name], &bytes);
+    }
+
+    /// A frame of STOMP on one line; messages are called as they come.
+    fn show_stomp(&mut self, lines: &[String], body: &[u8]) -> String {
+        let mut shown = Vec::new();
+        for line in lines {
+            match line.split_once(':') {
+                Some(("session" | "server", _)) => {}
+                Some((name @ ("message-id" | "ack"), value)) => {
+                    let place = self.messages.iter().position(|known| known == value);
+                    let place = place.unwrap_or_else(|| {
+                        self.messages.push(value.into());
+                        self.messages.len() - 1
+                    });
+                    shown.push(format!("{name}:<m{}>", place + 1));
+                }
+                _ => shown.push(line.clone()),
+            }
+        }
+        if !body.is_empty() {
+            shown.push(show(body.strip_suffix(b"\n").unwrap_or(body)));
+        }
+        shown.join(" ")
     }
 
     fn frame(&self, word: &str) -> Vec<u8> {
@@ -289,6 +356,11 @@ impl Story {
                     let frames: Vec<String> = frames.iter().map(|f| self.show_frame(f)).collect();
                     format!("<- {} {}", self.name(id), frames.join(" "))
                 }
+                Seen::Heard(id, Heard::Frame(lines, body)) => {
+                    let frame = self.show_stomp(&lines, &body);
+                    format!("<- {} {frame}", self.name(id))
+                }
+                Seen::Heard(id, Heard::Beat) => format!("<- {} beat", self.name(id)),
                 Seen::Closed(id, why) => format!("closed {}: {}", self.name(id), why.as_str()),
                 Seen::Note(note) => format!("note: {}", self.note(&note)),
                 Seen::Outcome(id, Outcome::Refused(why)) => {
@@ -473,6 +545,8 @@ fn set_all(config: &mut ShardConfig, keys: &[&str]) -> u8 {
             "handshake" => config.limits.handshake = Span::from_millis(value),
             "idle" => config.limits.idle = Span::from_millis(value),
             "garbage" => config.limits.garbage = value as u32,
+            "subscriptions" => config.limits.subscriptions = value as usize,
+            "body_bytes" => config.stomp.limits.body_bytes_max = value as u64,
             "name_bytes" => config.limits.name_bytes = value as usize,
             "heartbeat" => config.heartbeat = Span::from_millis(value),
             "liveness" => config.liveness = value as u32,
