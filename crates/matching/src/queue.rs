@@ -473,7 +473,8 @@ impl<T> Queue<T> {
             Discipline::Codel(_) => self.timer,
             Discipline::Aim(aim) => self.aim_deadline(aim),
         };
-        (self.len() > self.config.min).then_some(due)
+        // Nobody leaves at the end of time: a timer for that would only lie about.
+        (self.len() > self.config.min && due < Time::MAX).then_some(due)
     }
 
     /// Drops whoever the capacity has no room for, oldest first.

@@ -57,7 +57,9 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn aim_deadline(&self, aim: Aim) -> Time {
-        let gives_up = self.oldest().map_or(Time::MAX, |oldest| oldest + aim.give_up);
+        // Without a time to give up at there is none to look at, even if times begin below zero.
+        let oldest = self.oldest().filter(|_| aim.give_up < Span::MAX);
+        let gives_up = oldest.map_or(Time::MAX, |oldest| oldest + aim.give_up);
         let Some(oldest) = self.oldest_fresh() else { return gives_up };
         let shed = oldest + aim.aim.times(2);
         // Before anybody waits twice `aim` it may turn out that the line must shed.

@@ -99,6 +99,21 @@ fn a_line_nobody_serves_sheds_in_time() {
     assert_eq!((calls, drops.len(), drops[0].reason), (2, 1, Reason::Overload));
 }
 
+/// A line of those who were begun, none of whom gives up, waits for nothing: a timer at the end of
+/// time would lie about for ever.
+#[test]
+fn who_never_gives_up_needs_no_timer() {
+    for begin in [Time::ZERO, Time::from_nanos(-5_000_000_000)] {
+        let config = QueueConfig::aim(Span::from_millis(20), Span::MAX);
+        let (mut queue, mut drops) = (Queue::new(config, begin), Vec::new());
+        queue.push(begin, begin, "first", &mut drops);
+        assert!(queue.deadline().is_some(), "it may have to shed");
+        assert!(queue.pop(begin, &mut drops).is_some());
+        queue.put_back(begin, core::num::NonZero::<u64>::MIN, "first");
+        assert_eq!((queue.len(), queue.deadline()), (1, None));
+    }
+}
+
 /// A second in somebody's hands is no wait: whoever comes back is not shed, nor for its sake those
 /// who came just now.
 #[test]
