@@ -116,7 +116,6 @@ fn work(path: &Path) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
     let (setup, own) = put_together(&orders, journal)?;
     println!("drone    {} for {}", orders.plan.alias, orders.global);
-    println!("ready");
     let ended = runtime.block_on(drive(setup, own.clone(), &orders, path, http));
     runtime.shutdown_timeout(Duration::from_millis(200));
     if let Some((store, _)) = own {
@@ -189,6 +188,8 @@ async fn drive(
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
         return Ended::Stopped("cannot listen to signals".into());
     };
+    // Not before: a signal that nobody hears yet would end the process.
+    println!("ready");
     loop {
         tokio::select! {
             ended = drone.ended() => return ended,
