@@ -1,5 +1,6 @@
 //! `maitred drone`: pulls tasks from a global queue and keeps the workers that do them.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,7 +103,7 @@ fn work(path: &Path) -> Result<(), Failure> {
         Some(address) => {
             let listener = transport::bind_tcp(address, &format!("http://{address}"), false)?;
             let address = transport::local_address(&listener)?;
-            println!("http     http://{address}");
+            tell(format_args!("http     http://{address}"));
             Some((listener, address))
         }
         None => None,
@@ -115,7 +116,7 @@ fn work(path: &Path) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
     let (setup, own) = put_together(&orders, journal)?;
-    println!("drone    {} for {}", orders.plan.alias, orders.global);
+    tell(format_args!("drone    {} for {}", orders.plan.alias, orders.global));
     let ended = runtime.block_on(drive(setup, own.clone(), &orders, path, http));
     runtime.shutdown_timeout(Duration::from_millis(200));
     if let Some((store, _)) = own {
@@ -128,6 +129,11 @@ fn work(path: &Path) -> Result<(), Failure> {
         }
         Ended::Stopped(reason) => Err(Failure::new(format!("the global queue stopped: {reason}"))),
     }
+}
+
+/// A line for whoever started the drone. A reader that went away must not end it.
+fn tell(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// A store that this process has open, and its clock.
@@ -152,7 +158,7 @@ fn put_together(
         let Some(Opened { store, clock, found }) = opened else {
             return Err(Failure::config("global: \"off\" has no tasks"));
         };
-        println!("{found}");
+        tell(format_args!("{found}"));
         let own = (store.clone(), clock.clone());
         (Setup::new(plan, Direct::new(store, clock), journal), Some(own))
     };
@@ -189,7 +195,7 @@ async fn drive(
         return Ended::Stopped("cannot listen to signals".into());
     };
     // Not before: a signal that nobody hears yet would end the process.
-    println!("ready");
+    tell(format_args!("ready"));
     loop {
         tokio::select! {
             ended = drone.ended() => return ended,
