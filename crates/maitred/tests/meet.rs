@@ -29,7 +29,8 @@ impl Broker {
         let config = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.toml"));
         std::fs::write(&config, PLACES).expect("it can be written");
         let mut child = Command::new(env!("CARGO_BIN_EXE_maitred"))
-            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off", "-c"])
+            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off"])
+            .args(["--store", "off", "-c"])
             .arg(&config)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

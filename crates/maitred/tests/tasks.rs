@@ -18,7 +18,8 @@ struct Broker {
 impl Broker {
     fn start(directory: &Path) -> Broker {
         let mut child = Command::new(env!("CARGO_BIN_EXE_maitred"))
-            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--http", "off", "--data"])
+            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off"])
+            .arg("--data")
             .arg(directory)
             .env_remove("MAITRED_CONFIG")
             .env_remove("MAITRED_STORE")

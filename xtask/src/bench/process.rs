@@ -61,6 +61,7 @@ impl Broker {
         let mut command = placement.command(&programs.maitred);
         command
             .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off"])
+            .args(["--store", "off"])
             .args(flags);
         command.env("MAITRED_LOG", "error").env_remove("MAITRED_CONFIG");
         Broker::start(command)
@@ -80,7 +81,8 @@ impl Broker {
     ) -> Result<Broker, String> {
         let mut command = placement.command(&programs.maitred);
         command
-            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off", "-c"])
+            .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off"])
+            .args(["--store", "off", "-c"])
             .arg(config);
         command.env("MAITRED_LOG", "error");
         Broker::start(command)
@@ -112,7 +114,8 @@ impl Broker {
         more: &[&str],
     ) -> Result<Broker, String> {
         let mut command = placement.command(&programs.maitred);
-        command.args(["serve", "--stomp", "off", "--http", "off", "-c"]).arg(config).args(more);
+        command.args(["serve", "--stomp", "off", "--http", "off", "--store", "off", "-c"]);
+        command.arg(config).args(more);
         command.env("MAITRED_LOG", "error");
         Broker::start(command)
     }

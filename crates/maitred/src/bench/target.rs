@@ -93,6 +93,7 @@ impl OwnBroker {
         let program = std::env::current_exe().map_err(|error| cannot(&error))?;
         let mut child = Command::new(program)
             .args(["serve", "--mdp", "tcp://127.0.0.1:0", "--stomp", "off", "--http", "off"])
+            .args(["--store", "off"])
             .env("MAITRED_LOG", "error")
             .env_remove("MAITRED_CONFIG")
             .stdout(Stdio::piped())
