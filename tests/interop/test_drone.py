@@ -271,7 +271,7 @@ def test_a_drone_may_have_a_store_of_its_own(broker, tmp_path):
     [
         ("", "there is no task type"),
         ("[tasks.a]\ncommand = ['x']\ncolour = 1\n", ":3: unknown field `colour`"),
-        ("[tasks.a]\n", "0 of command, persistent and service"),
+        ("[tasks.a]\n", "neither command nor persistent"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_line(tmp_path, text, why):

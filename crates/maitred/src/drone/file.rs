@@ -38,7 +38,6 @@ struct Log {
 struct Task {
     command: Option<Vec<String>>,
     persistent: Option<Vec<String>>,
-    service: Option<String>,
     env: BTreeMap<String, String>,
     dir: Option<PathBuf>,
     workers: Option<Workers>,
@@ -229,19 +228,12 @@ impl Task {
             env: self.env.clone().into_iter().collect(),
             dir: self.dir.as_ref().map(|dir| base.join(dir)),
         };
-        let ways = [self.command.is_some(), self.persistent.is_some(), self.service.is_some()];
-        let work = match (self.command, self.persistent, self.service) {
-            (Some(argv), None, None) => Work::Command(program(argv)),
-            (None, Some(argv), None) => Work::Persistent(program(argv)),
-            (None, None, Some(service)) => Work::Service(service),
-            _ => {
-                let many = ways.iter().filter(|way| **way).count();
-                return Err(format!(
-                    "has {many} of command, persistent and service; expected one of them"
-                ));
-            }
+        let work = match (self.command, self.persistent) {
+            (Some(argv), None) => Work::Command(program(argv)),
+            (None, Some(argv)) => Work::Persistent(program(argv)),
+            (None, None) => return Err("has neither command nor persistent".into()),
+            (Some(_), Some(_)) => return Err("has both command and persistent".into()),
         };
-        let is_process = !matches!(work, Work::Service(_));
         let mut pool = PoolPlan::new(task_type, work);
         let set = |value: &mut Span, lasting: Option<Lasting>| {
             if let Some(Lasting(span)) = lasting {
@@ -283,11 +275,6 @@ impl Task {
             cpu_seconds: self.cpu_seconds,
             files: self.open_files,
         };
-        if !is_process && pool.limits != Limits::default() {
-            return Err("memory, cpu_percent, cpu_seconds and open_files bound processes of the \
-                        drone; a service's workers are not"
-                .into());
-        }
         let mut restart = Restart::default();
         set(&mut restart.base, self.restart.base);
         set(&mut restart.max, self.restart.max);
@@ -339,14 +326,14 @@ mod tests {
     fn what_is_wrong_is_told_with_its_line() {
         let table = [
             ("", "drone.toml: there is no task type"),
-            ("[tasks.a]\n", "drone.toml:1: tasks.a: has 0 of command, persistent and service"),
+            ("[tasks.a]\n", "drone.toml:1: tasks.a: has neither command nor persistent"),
             ("\n[tasks.a]\ncommand = []\n", "drone.toml:2: task type \"a\": the command is empty"),
             ("[tasks.a]\ncommand = ['x']\ncolour = 1\n", "drone.toml:3: unknown field `colour`"),
             ("[tasks.a]\ncommand = ['x']\nworkers = '3..2'\n", "drone.toml:3: \"3..2\": expected"),
             ("[tasks.a]\ncommand = ['x']\nthen = 'b'\n", "drone.toml:1: task type \"a\": then"),
             ("[tasks.a]\ncommand = ['x']\nthen = 'local:b'\n", "there is no such task type here"),
             ("lease = '1ms'\n[tasks.a]\ncommand = ['x']\n", "drone.toml: lease: at least 1"),
-            ("[tasks.a]\nservice = 'x'\nmemory = 5\n", "drone.toml:1: tasks.a: memory"),
+            ("[tasks.a]\nservice = 'x'\n", "drone.toml:2: unknown field `service`"),
         ];
         for (text, why) in table {
             let error = read(text).expect_err(text);

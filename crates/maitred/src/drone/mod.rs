@@ -116,7 +116,10 @@ fn work(path: &Path) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
     let (setup, own) = put_together(&orders, journal)?;
-    tell(format_args!("drone    {} for {}", orders.plan.alias, orders.global));
+    // A store's URL may hold a password: its own way of writing it leaves that out.
+    let shown = orders.global.parse::<StoreUrl>().map(|url| url.to_string());
+    let shown = shown.unwrap_or_else(|_| orders.global.clone());
+    tell(format_args!("drone    {} for {shown}", orders.plan.alias));
     let ended = runtime.block_on(drive(setup, own.clone(), &orders, path, http));
     runtime.shutdown_timeout(Duration::from_millis(200));
     if let Some((store, _)) = own {
