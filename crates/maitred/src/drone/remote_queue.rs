@@ -8,11 +8,13 @@ use std::time::Duration;
 use ::drone::Global;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use store::{
     Claim, Error, Extend, Extended, Lease, Level, Listener, Notice, Outcome, Receipt, Refusal,
     Release, Reply, Settle, Settled, State, TaskId, Token,
 };
+
+use crate::tasks::words::put_bytes;
 
 /// How long a claim waits at the broker: the answer comes as soon as there is a task.
 const WAIT: Duration = Duration::from_secs(5);
@@ -111,7 +113,7 @@ fn receipt<T>(value: T) -> Receipt<T> {
 fn refusal(reason: &str) -> Refusal {
     match reason {
         "cancelled" => Refusal::Cancelled,
-        "unknown" | "not_found" => Refusal::Unknown,
+        "unknown_task" => Refusal::Unknown,
         "damaged" => Refusal::Damaged,
         _ => Refusal::Stale,
     }
@@ -173,13 +175,6 @@ fn settled(object: &Value) -> Option<Settled> {
     Some(Settled { state, next, repeated })
 }
 
-fn octets(object: &mut Value, name: &str, octets: &[u8]) {
-    match std::str::from_utf8(octets) {
-        Ok(text) => object[name] = text.into(),
-        Err(_) => object[format!("{name}_base64")] = BASE64.encode(octets).into(),
-    }
-}
-
 impl Global for Remote {
     fn name(&self) -> String {
         self.line.url.clone()
@@ -217,25 +212,25 @@ impl Global for Remote {
 
     fn settle(&self, settles: Vec<Settle>, reply: Reply<Vec<Result<Settled, Refusal>>>) {
         let items = settles.iter().map(|settle| {
-            let mut item = json!({ "token": settle.token.to_string() });
+            let mut item = token(settle.token);
             match &settle.outcome {
                 Outcome::Complete(result) => {
-                    item["outcome"] = "complete".into();
-                    octets(&mut item, "result", result);
+                    item.insert("outcome".into(), "complete".into());
+                    put_bytes(&mut item, "result", result);
                 }
                 Outcome::Fail { error, retry_after_ms } => {
-                    item["outcome"] = "fail".into();
-                    item["error"] = error.as_str().into();
+                    item.insert("outcome".into(), "fail".into());
+                    item.insert("error".into(), error.as_str().into());
                     if let Some(ms) = retry_after_ms {
-                        item["retry_after_ms"] = (*ms).into();
+                        item.insert("retry_after_ms".into(), (*ms).into());
                     }
                 }
                 Outcome::Reject { error } => {
-                    item["outcome"] = "reject".into();
-                    item["error"] = error.as_str().into();
+                    item.insert("outcome".into(), "reject".into());
+                    item.insert("error".into(), error.as_str().into());
                 }
             }
-            item
+            Value::Object(item)
         });
         self.batch("/v1/leases/settle", "settles", items.collect(), settled, reply);
     }
@@ -244,12 +239,12 @@ impl Global for Remote {
         let items = extends.iter().map(|extend| {
             let mut item = token(extend.token);
             if let Some(ms) = extend.lease_ms {
-                item["lease_ms"] = ms.into();
+                item.insert("lease_ms".into(), ms.into());
             }
             if let Some(progress) = &extend.progress {
-                octets(&mut item, "progress", progress);
+                put_bytes(&mut item, "progress", progress);
             }
-            item
+            Value::Object(item)
         });
         let read = |_: &Value| Some(Extended { until: 0 });
         self.batch("/v1/leases/extend", "extends", items.collect(), read, reply);
@@ -258,8 +253,8 @@ impl Global for Remote {
     fn release(&self, releases: Vec<Release>, reply: Reply<Vec<Result<(), Refusal>>>) {
         let items = releases.iter().map(|release| {
             let mut item = token(release.token);
-            item["after_ms"] = release.after_ms.into();
-            item
+            item.insert("after_ms".into(), release.after_ms.into());
+            Value::Object(item)
         });
         self.batch("/v1/leases/release", "releases", items.collect(), |_| Some(()), reply);
     }
@@ -269,6 +264,6 @@ impl Global for Remote {
     }
 }
 
-fn token(token: Token) -> Value {
-    json!({ "token": token.to_string() })
+fn token(token: Token) -> Map<String, Value> {
+    Map::from_iter([("token".to_owned(), token.to_string().into())])
 }
